@@ -1,0 +1,354 @@
+r"""`Joint`: what every joint of this library promises, and its two queries, `Marginal` and `Given`.
+
+The base does the shapes, the checks and the hidden cells once, so that a concrete joint is
+left with the mathematics: it implements the hooks below on values that are already checked,
+floating, and free of NaN.
+
+=====================  =====================================================================
+hook                   what it returns
+=====================  =====================================================================
+`support`              the constraint of a value, as in torch
+`_log_prob(x)`         log density, broadcastable to `sample + batch`
+`conditional_log_prob` log p(x_i | variables before i in `order`), event-shaped
+`_sample(shape)`       one tensor of shape `shape + event`, floating
+`_method(visible)`     a name per pattern, or `IntractableError`
+`_log_marginal(x, v)`  log p(x_visible); `x` holds zeros where hidden
+`_complete(x, v)`      `x` with its hidden cells drawn
+`_most_likely(x, v)`   `x` with its hidden cells at their most likely joint value
+=====================  =====================================================================
+
+Parameters are stored under `tensors` and never expanded: `expand` only changes `batch_shape`, so
+plates cost nothing.
+"""
+
+import copy
+import math
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor
+
+from pyro_ar.checks import IntractableError, require
+from pyro_ar.visible import check_visible
+
+__all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Marginal"]
+
+# Enumeration inside Pyro multiplies with every plate above it: 4096 values are a tensor, 2^16 a trap.
+MAX_ENUMERABLE = 4096
+
+
+class _Expandable(TorchDistribution):
+    """A distribution whose tensors broadcast, so that expanding is a change of `batch_shape`."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def expand(self, batch_shape: Size, _instance: object = None) -> Self:
+        batch_shape = Size(batch_shape)
+        try:
+            fits = torch.broadcast_shapes(self.batch_shape, batch_shape) == batch_shape
+        except RuntimeError:
+            fits = False
+        require(fits, f"batch shape {tuple(self.batch_shape)} must expand to the one asked for",
+                tuple(batch_shape))
+        new = copy.copy(self)  # keeps _validate_args: validation stays on inside plates
+        new._batch_shape = batch_shape
+        return new
+
+
+class Joint(_Expandable):
+    r"""Joint distribution of the variables of one event.
+
+    `log_prob` is exact, and `marginal` and `given` are what the joint itself says, or raise
+    `IntractableError`.
+
+    Shapes:
+        - `batch_shape` `(*B)`, `event_shape` `(*E)`.
+        - A value is `(*S, *B, *E)`, integer or floating; samples are floating (state k is `k.0`).
+        - `log_prob` is `(*S, *B)` in nats; `conditional_log_prob` is `(*S, *B, *E)`.
+        - A pattern `visible` broadcasts to `(*S, *B, *E)`; True = seen.
+    """
+
+    coherent = True
+    """All the marginals are those of one joint. False for any-order families."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], batch_shape: Size, event_shape: Size,
+                 *, validate_args: bool | None = None) -> None:
+        self._tensors = dict(tensors)
+        super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
+
+    # The hooks: a concrete joint answers these.
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def conditional_log_prob(self, x: Tensor) -> Tensor:
+        r"""log p(x_i | the variables before i in `order`), in nats, `(*S, *B, *E)`."""
+        raise NotImplementedError
+
+    def _sample(self, shape: Size) -> Tensor:
+        raise NotImplementedError
+
+    def _method(self, visible: Tensor) -> np.ndarray:
+        raise NotImplementedError
+
+    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+        raise IntractableError(
+            f"{type(self).__name__} has no exact most likely completion; draw from given(x, visible)")
+
+    def _answering(self, visible: Tensor) -> "Joint":
+        """The joint that answers for this pattern: itself, except in any-order families."""
+        return self
+
+    @property
+    def num_parameters(self) -> int:
+        """Free parameters of one joint of the batch."""
+        raise NotImplementedError
+
+    # What follows from them.
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that the joint was made of, by the names of its constructor."""
+        return dict(self._tensors)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Joint":
+        """The same joint made of other tensors: another dtype or device, more batch dimensions."""
+        return type(self)(**tensors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self._tensors.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self._tensors.values())).device
+
+    @property
+    def order(self) -> Tensor:
+        """The order of the chain rule: positions in the flattened event, first one first."""
+        return torch.arange(math.prod(self.event_shape), device=self.device)
+
+    @property
+    def num_states(self) -> tuple[int, ...] | None:
+        """States of each variable of the flattened event; None for continuous joints."""
+        return None
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+        return self.num_states is not None and math.prod(self.num_states) <= MAX_ENUMERABLE
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        r"""All values, `(prod K, *B, *E)`; the batch dimensions are 1 unless `expand`."""
+        if not self.has_enumerate_support:
+            raise NotImplementedError(
+                f"{type(self).__name__} over {self.num_states or 'real values'} is not enumerated: "
+                f"more than {MAX_ENUMERABLE} values")
+        x = all_states(self.num_states or (), self.dtype, self.device)
+        x = x.reshape(len(x), *[1] * len(self.batch_shape), *self.event_shape)
+        return x.expand(len(x), *self.batch_shape, *self.event_shape) if expand else x
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = self._check_value(value)
+        return self._spread(self._log_prob(x), x)
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        with torch.no_grad():
+            return self._sample(Size(sample_shape) + self.batch_shape)
+
+    def marginal(self, visible: Tensor) -> "Marginal":
+        r"""The joint of the visible cells alone.
+
+        Args:
+            visible: bool, broadcastable to `sample + batch + event`; True = seen.
+
+        Raises:
+            ValueError: `visible` has the wrong type or shape.
+            IntractableError: There is no exact answer for this pattern.
+        """
+        return Marginal(self, visible)
+
+    def given(self, x: Tensor, visible: Tensor) -> "Given":
+        r"""Distribution over the completions of `x`: visible cells come back unchanged.
+
+        Raises:
+            ValueError: Bad shapes or values, or evidence of probability zero.
+            IntractableError: There is no exact answer for this pattern.
+        """
+        return Given(self, x, visible)
+
+    # Checks and shapes, shared by all.
+
+    def _spread(self, answer: Tensor, x: Tensor) -> Tensor:
+        """Give an answer per row all of `sample + batch`."""
+        left = x.shape[: x.ndim - len(self.event_shape)]
+        return answer.expand(torch.broadcast_shapes(left, self.batch_shape))
+
+    def _check_value(self, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The value as a floating tensor, checked; where hidden, never read and set to zero."""
+        name, event = type(self).__name__, tuple(self.event_shape)
+        require(isinstance(value, Tensor), f"{name} wants a tensor", value)
+        right = value.shape[value.ndim - len(event):] if value.ndim >= len(event) else None
+        require(right == self.event_shape, f"{name} wants values that end in its event shape {event}",
+                value)
+        left = value.shape[: value.ndim - len(event)]
+        try:
+            torch.broadcast_shapes(left, self.batch_shape)
+        except RuntimeError:
+            require(False, f"{name} wants values whose left dimensions broadcast with its batch "
+                    f"shape {tuple(self.batch_shape)}", value)
+        x = value if value.is_floating_point() else value.to(self.dtype)
+        if visible is not None:
+            x = torch.where(visible, x, 0)
+        if self._validate_args:
+            self._check_support(x, visible)
+        return x
+
+    def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
+        support = self.support
+        good = (support.base_constraint if isinstance(support, constraints.independent) else support).check(x)
+        if visible is not None:
+            good = good | ~visible
+        if not bool(good.all()):
+            index = tuple(int(i) for i in (~good).nonzero()[0])
+            seen = ", NaN only where hidden" if visible is not None else ", no NaN"
+            require(False, f"{type(self).__name__} wants {self._support_in_words()}{seen}",
+                    float(x.expand(good.shape)[index]), f"at index {index}")
+
+    def _support_in_words(self) -> str:
+        if self.num_states is None:
+            return f"values in its support {self.support}"
+        if len(set(self.num_states)) == 1:
+            return f"every variable in the states 0 to {self.num_states[0] - 1}"
+        most = ", ".join(str(k - 1) for k in self.num_states[:8])
+        more = ", ..." if len(self.num_states) > 8 else ""
+        return f"whole numbers from 0 to at most ({most}{more})"
+
+
+class Marginal(_Expandable):
+    r"""log p(x_visible) of a joint, for one pattern or one per row.
+
+    A density over the visible cells only: what is stored under a hidden cell is never read, so
+    NaN there changes neither value nor gradient. Samples carry NaN where hidden.
+
+    Attributes:
+        method: How each pattern was answered, an array of names of the pattern's left shape:
+            'prefix', 'elimination', 'enumeration', 'closed form' or 'visible-first chain'.
+    """
+
+    has_enumerate_support = False
+
+    def __init__(self, joint: Joint, visible: Tensor, *, validate_args: bool | None = None) -> None:
+        self.joint = joint
+        self.visible = check_visible(visible, joint.event_shape)
+        left = self.visible.shape[: self.visible.ndim - len(joint.event_shape)]
+        self.method = joint._method(self.visible)
+        self._answering = joint._answering(self.visible)
+        super().__init__(_broadcast("the pattern", left, joint.batch_shape), joint.event_shape,
+                         validate_args=joint._validate_args if validate_args is None else validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.joint.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        require(isinstance(value, Tensor) and value.ndim >= len(self.event_shape),
+                f"marginal wants a tensor that ends in the event shape {tuple(self.event_shape)}", value)
+        joint = self._answering
+        left = value.shape[: value.ndim - len(self.event_shape)]
+        left = _broadcast("the value", left, self.batch_shape)
+        x, visible = _align(joint, value, self.visible)
+        answer = joint._log_marginal(x, visible)
+        return answer.expand(left)
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        x = self._answering.expand(self.batch_shape).sample(sample_shape)
+        return torch.where(self.visible, x, math.nan)
+
+
+class Given(_Expandable):
+    r"""p(x | x_visible): completions of a partly seen value, visible cells unchanged.
+
+    `log_prob` is `joint.log_prob - marginal(visible).log_prob` in the same order, and minus
+    infinity where a visible cell differs. `mode` is the most likely completion.
+
+    Raises:
+        ValueError: The visible cells have probability zero.
+    """
+
+    has_enumerate_support = False
+
+    def __init__(self, joint: Joint, x: Tensor, visible: Tensor,
+                 *, validate_args: bool | None = None) -> None:
+        marginal = joint.marginal(visible)
+        self.joint = joint
+        self.visible = marginal.visible
+        self.method = marginal.method
+        self.log_evidence = marginal.log_prob(x)
+        impossible = self.log_evidence == -math.inf
+        require(not bool(impossible.any()), "given wants visible cells of positive probability",
+                f"probability zero in {int(impossible.sum())} of {impossible.numel()} rows")
+        self._answering = marginal._answering
+        self._x, self._visible = _align(self._answering, x, self.visible)
+        super().__init__(self.log_evidence.shape, joint.event_shape,
+                         validate_args=joint._validate_args if validate_args is None else validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.joint.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        joint = self._answering
+        x = joint._check_value(value)
+        same = ((x == self._x) | ~self._visible).flatten(-len(self.event_shape)).all(-1)
+        merged = torch.where(self._visible, self._x.to(x.dtype), x)
+        return torch.where(same, joint._log_prob(merged) - self.log_evidence, -math.inf).expand(
+            torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+
+    def _row(self, shape: Size) -> tuple[Tensor, Tensor]:
+        shape = shape + self.batch_shape + self.event_shape
+        return self._x.expand(shape), self._visible.expand(shape)
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        with torch.no_grad():
+            return self._answering._complete(*self._row(Size(sample_shape)))
+
+    @property
+    def mode(self) -> Tensor:
+        """The most likely completion, `(*batch, *event)`; the first one where several tie.
+
+        Raises:
+            IntractableError: The joint has no exact one.
+        """
+        with torch.no_grad():
+            return self._answering._most_likely(*self._row(Size()))
+
+
+def all_states(num_states: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The Cartesian product of the states, last variable fastest, `(prod K, n)`."""
+    flat = torch.arange(math.prod(num_states), device=device)
+    return torch.stack(torch.unravel_index(flat, num_states), -1).to(dtype)
+
+
+def _broadcast(what: str, left: Size, batch_shape: Size) -> Size:
+    try:
+        return torch.broadcast_shapes(left, batch_shape)
+    except RuntimeError:
+        raise ValueError(f"{what} must have left dimensions that broadcast with the batch shape "
+                         f"{tuple(batch_shape)}; got {tuple(left)}") from None
+
+
+def _align(joint: Joint, value: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Checked value and pattern with the same left dimensions (the batch's own may be absent)."""
+    x = joint._check_value(value, visible)
+    return x, visible.expand(x.shape)

@@ -1,0 +1,258 @@
+r"""What all table joints share: counting, evidence, posterior, and exact queries by elimination."""
+
+import abc
+import math
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from pyro.distributions import Categorical, Dirichlet, constraints
+from torch import Size, Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.joint import Joint
+from pyro_ar.tables.counts import (
+    Block,
+    block_counts,
+    check_data,
+    concentration_of,
+    count_block,
+    log_evidence_of,
+)
+from pyro_ar.tables.elimination import Trail, backward, evidence, forward, make_plan
+
+__all__ = ["TableJoint", "TablePosterior"]
+
+MAX_WORK = 2**24  # cells x rows x batch of one elimination; more rows than that go in turn
+
+
+class TableJoint(Joint, abc.ABC):
+    """A joint of discrete variables whose parameters are tables of logits.
+
+    A final class says how its tables are laid out (`_blocks`, `_from_logits`) and which log
+    factors multiply to the joint (`_scopes`, `_factors`); the rest is here.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], batch_shape: Size, num_states: Sequence[int],
+                 *, validate_args: bool | None = None) -> None:
+        self._num_states = tuple(int(k) for k in num_states)
+        self._own_batch_shape = Size(batch_shape)  # that of the tensors, before any expand
+        super().__init__(tensors, batch_shape, Size([len(self._num_states)]), validate_args=validate_args)
+
+    # The layout of a class.
+
+    @classmethod
+    @abc.abstractmethod
+    def _blocks(cls, num_states: Sequence[int], **structure: Any) -> list[Block]:
+        """The conditional tables of this class over these variables."""
+
+    @classmethod
+    @abc.abstractmethod
+    def _from_logits(cls, logits: list[Tensor], num_states: Sequence[int], **structure: Any) -> Self:
+        """The joint whose blocks have these logits, in the order of `_blocks`."""
+
+    @property
+    @abc.abstractmethod
+    def _scopes(self) -> tuple[tuple[int, ...], ...]: ...
+
+    @abc.abstractmethod
+    def _factors(self) -> list[Tensor]:
+        """Log tables `(*B, *K_scope)`, one per scope, whose product is normalised."""
+
+    @property
+    @abc.abstractmethod
+    def _structure(self) -> dict[str, Any]:
+        """The keyword arguments of `_blocks` that make this joint."""
+
+    # What follows.
+
+    @property
+    def num_states(self) -> tuple[int, ...]:
+        return self._num_states
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        most = torch.tensor(self._num_states, device=self.device) - 1
+        return constraints.independent(constraints.integer_interval(torch.zeros_like(most), most), 1)
+
+    @classmethod
+    def count_parameters(cls, num_states: Sequence[int], **structure: Any) -> int:
+        """Free parameters over variables with these numbers of states; allocates nothing."""
+        return sum(count_block(block, num_states) for block in cls._blocks(tuple(num_states), **structure))
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count_parameters(self._num_states, **self._structure)
+
+    @classmethod
+    def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
+                  weights: Tensor | None = None, **structure: Any) -> Self:
+        r"""Closed-form fit: relative counts with `pseudocount` added to every cell.
+
+        With `pseudocount=0` it is the maximum likelihood; parent states never seen get a
+        uniform conditional.
+
+        Args:
+            x: `(N, n)` states, integer or floating.
+            pseudocount: Added to every cell of every table, 0 or more.
+            num_states: For all variables or for each; by default the largest state seen plus one.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry, from weighted rows
+                (one-hot classes, or responsibilities).
+            structure: What the class needs besides: `order` of a `MarkovChain`, `parents` of a `BayesNet`.
+
+        Raises:
+            ValueError: `x` is not rows of states, or the other arguments do not fit it.
+        """
+        require(math.isfinite(pseudocount) and pseudocount >= 0, "pseudocount must be 0 or more", pseudocount)
+        states, sizes = check_data(x, num_states)
+        if weights is not None:
+            require(weights.ndim >= 1 and weights.shape[-1] == len(x), f"weights must end in ({len(x)},)", weights)
+            require(bool((weights >= 0).all()), "weights must be 0 or more and not NaN", float(weights.min()))
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        logits = []
+        for block in cls._blocks(sizes, **structure):
+            table = block_counts(block, states, sizes, weights) + pseudocount
+            inner = tuple(range(-len(block.children), 0))
+            total = table.sum(inner, keepdim=True)
+            table = torch.where(total > 0, table, 1.0)
+            logits.append((table / table.sum(inner, keepdim=True)).log().to(dtype))
+        return cls._from_logits(logits, sizes, **structure)
+
+    @classmethod
+    def log_evidence(cls, x: Tensor, *, concentration: float | None = None,
+                     equivalent_sample_size: float | None = None,
+                     num_states: int | Sequence[int] | None = None, **structure: Any) -> Tensor:
+        r"""log p(x) with the tables integrated out under symmetric Dirichlet priors, exact, in nats.
+
+        Args:
+            x: `(N, n)` states.
+            concentration: Of every cell (1: K2), or
+            equivalent_sample_size: spread over the cells of each table (BDeu).
+            num_states: As in `from_data`.
+            structure: As in `from_data`.
+
+        Source:
+            Heckerman, Geiger, Chickering (1995), *Learning Bayesian networks*, eq. 13 and 28.
+        """
+        states, sizes = check_data(x, num_states)
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for block in cls._blocks(sizes, **structure):
+            alpha = concentration_of(block, sizes, concentration, equivalent_sample_size)
+            total = total + log_evidence_of(block, block_counts(block, states, sizes), alpha)
+        return total
+
+    @classmethod
+    def posterior(cls, x: Tensor, *, concentration: float | None = None,
+                  equivalent_sample_size: float | None = None,
+                  num_states: int | Sequence[int] | None = None, **structure: Any) -> "TablePosterior":
+        """Distribution over the tables given the rows, under the prior of `log_evidence`."""
+        states, sizes = check_data(x, num_states)
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        alphas = [
+            (block_counts(block, states, sizes) + concentration_of(block, sizes, concentration, equivalent_sample_size))
+            .flatten(-len(block.children)).to(dtype)
+            for block in cls._blocks(sizes, **structure)
+        ]
+        return TablePosterior(cls, alphas, sizes, structure)
+
+    # Queries, by elimination.
+
+    def _method(self, visible: Tensor) -> np.ndarray:
+        make_plan(self._scopes, self._num_states)  # refuses networks that are too dense
+        return np.full(tuple(visible.shape[:-1]), "elimination")
+
+    def _eliminate(self, x: Tensor, visible: Tensor, *, maximise: bool = False) -> tuple[Tensor, Trail]:
+        plan = make_plan(self._scopes, self._num_states)
+        factors = list(zip(self._factors(), self._scopes, strict=True))
+        return forward(plan, factors, evidence(x.to(self.dtype), visible, self._num_states), maximise=maximise)
+
+    def _in_turn(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, visible: Tensor) -> Tensor:
+        """As many rows of the leftmost dimension at once as memory allows."""
+        left, own = x.shape[:-1], self._own_batch_shape
+        if len(left) <= len(own):  # the leftmost dimension is a batch's
+            return function(x, visible)
+        each = make_plan(self._scopes, self._num_states).cells * math.prod(torch.broadcast_shapes(left[1:], own))
+        step = max(1, MAX_WORK // max(each, 1))
+        if len(x) <= step:
+            return function(x, visible)
+        return torch.cat([function(x[i:i + step], visible[i:i + step]) for i in range(0, len(x), step)])
+
+    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._in_turn(lambda x, v: self._eliminate(x, v)[0], x, visible)
+
+    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._in_turn(lambda x, v: self._walk_back(x, v, _draw), x, visible)
+
+    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._in_turn(lambda x, v: self._walk_back(x, v, _argmax), x, visible)
+
+    def _walk_back(self, x: Tensor, visible: Tensor, choose: Any) -> Tensor:
+        _, trail = self._eliminate(x, visible, maximise=choose is _argmax)
+        return torch.where(visible, x, backward(trail, x.shape[:-1], choose, x))
+
+
+class TablePosterior:
+    """Independent Dirichlet posteriors of the tables of a joint.
+
+    Attributes:
+        dirichlets: One `Dirichlet` per block, `(*K_parents)` of them over the children's joint states.
+    """
+
+    def __init__(self, joint: type[TableJoint], concentrations: list[Tensor], num_states: tuple[int, ...],
+                 structure: dict[str, Any]) -> None:
+        self._joint, self._num_states, self._structure = joint, num_states, structure
+        self.dirichlets = [Dirichlet(c) for c in concentrations]
+
+    def _build(self, tables: list[Tensor]) -> TableJoint:
+        blocks = self._joint._blocks(self._num_states, **self._structure)
+        logits = [
+            table.log().unflatten(-1, [self._num_states[v] for v in block.children])
+            for table, block in zip(tables, blocks, strict=True)
+        ]
+        return self._joint._from_logits(logits, self._num_states, **self._structure)
+
+    def sample(self, sample_shape: Any = Size()) -> TableJoint:
+        """Joints with drawn tables, as one joint of batch shape `sample_shape`."""
+        return self._build([d.sample(Size(sample_shape)) for d in self.dirichlets])
+
+    def predictive(self) -> TableJoint:
+        """The joint with the posterior mean tables: the exact predictive of one more row."""
+        return self._build([d.mean for d in self.dirichlets])
+
+
+def pick(table: Tensor, index: Tensor) -> Tensor:
+    """`table (*B, M)` at `index (*L)`, where `*L` broadcasts with `*B`; the gradient is as large as the table."""
+    batch = table.shape[:-1]
+    size = table.shape[-1]
+    offset = torch.arange(math.prod(batch), device=table.device).reshape(batch) * size
+    where = offset + index
+    return table.reshape(-1).index_select(0, where.reshape(-1)).reshape(where.shape)
+
+
+def _draw(logits: Tensor) -> Tensor:
+    return Categorical(logits=logits, validate_args=False).sample()
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
+def same_batch(tensors: dict[str, Tensor], event_dims: dict[str, int]) -> Size:
+    """The broadcast batch shape of several parameters.
+
+    Raises:
+        ValueError: None given, not floating, too few dimensions, or batches that do not broadcast.
+    """
+    require(len(tensors) > 0, "at least one tensor of logits is needed")
+    for name, t in tensors.items():
+        require(isinstance(t, Tensor) and t.is_floating_point() and t.ndim >= event_dims[name],
+                f"{name} must be a floating tensor of at least {event_dims[name]} dimensions", t)
+        require(not bool(t.isnan().any()), f"{name} must not hold NaN", t)
+    shapes = [t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(f"the batch dimensions of the tensors must broadcast; got {[tuple(s) for s in shapes]}") from None

@@ -1,0 +1,107 @@
+r"""Counts of discrete data, and what Dirichlet priors make of them in closed form.
+
+A *block* is a conditional table: a distribution over the joint states of its children for each
+state of its parents. Every table joint is a product of blocks.
+"""
+
+import math
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from torch import Tensor
+
+from pyro_ar.checks import require
+
+__all__ = ["Block", "block_counts", "check_data", "concentration_of", "count_block", "log_evidence_of"]
+
+
+class Block(NamedTuple):
+    parents: tuple[int, ...]
+    children: tuple[int, ...]
+
+
+def check_data(x: Tensor, num_states: int | Sequence[int] | None) -> tuple[Tensor, tuple[int, ...]]:
+    """Rows of whole numbers `(N, n)` as `int64`, with the number of states of each column.
+
+    Args:
+        x: `(N, n)`, integer or floating.
+        num_states: For all, for each, or None: the largest state seen plus one, at least 2.
+
+    Raises:
+        ValueError: Not `(N, n)` with N, n >= 1, NaN, fractions, or states out of range.
+    """
+    require(isinstance(x, Tensor) and x.ndim == 2 and x.numel() > 0, "data must be rows of shape (N, n)", x)
+    states = x.long()
+    whole = bool((states == x).all())
+    require(whole, "data must be whole numbers, the states 0, 1, ..., without NaN", x)
+    require(bool((states >= 0).all()), "states must be 0 or more", int(states.min()))
+    if num_states is None:
+        return states, tuple(max(int(k) + 1, 2) for k in states.amax(0))
+    sizes = (num_states,) * x.shape[1] if isinstance(num_states, int) else tuple(int(k) for k in num_states)
+    require(len(sizes) == x.shape[1], f"num_states must be one number or {x.shape[1]} numbers", num_states)
+    require(min(sizes) >= 1, "every variable needs at least one state", num_states)
+    over = states >= torch.tensor(sizes, device=x.device)
+    if bool(over.any()):
+        row, column = (int(i) for i in over.nonzero()[0])
+        require(False, f"column {column} must hold the states 0 to {sizes[column] - 1}",
+                int(states[row, column]), f"in row {row}")
+    return states, sizes
+
+
+def count_block(block: Block, num_states: Sequence[int]) -> int:
+    """Free parameters: one less than the children's joint states, per state of the parents."""
+    inside = math.prod(num_states[v] for v in block.children)
+    return math.prod(num_states[v] for v in block.parents) * (inside - 1)
+
+
+def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    """How often each joint state occurs, `(*B, *K_parents, *K_children)`, float64.
+
+    Args:
+        block: Whose variables to count.
+        states: `(N, n)`, int64.
+        num_states: Per variable.
+        weights: `(*B, N)`, the weight of each row; None counts each row once.
+    """
+    scope = (*block.parents, *block.children)
+    sizes = [num_states[v] for v in scope]
+    flat = torch.zeros(len(states), dtype=torch.long, device=states.device)
+    for v, size in zip(scope, sizes, strict=True):
+        flat = flat * size + states[:, v]
+    if weights is None:
+        return torch.bincount(flat, minlength=math.prod(sizes)).double().reshape(sizes)
+    counts = torch.zeros(*weights.shape[:-1], math.prod(sizes), dtype=torch.float64, device=states.device)
+    return counts.index_add(-1, flat, weights.double()).reshape(*weights.shape[:-1], *sizes)
+
+
+def concentration_of(block: Block, num_states: Sequence[int], concentration: float | None,
+                     equivalent_sample_size: float | None) -> float:
+    """The Dirichlet concentration of one cell of the block.
+
+    With an equivalent sample size s each of the M cells has s / M (BDeu: Heckerman, Geiger,
+    Chickering 1995, eq. 28), so that equivalent structures have equal evidence.
+    """
+    require((concentration is None) != (equivalent_sample_size is None),
+            "give either concentration (per cell) or equivalent_sample_size", concentration, equivalent_sample_size)
+    value = concentration if concentration is not None else equivalent_sample_size
+    require(value is not None and math.isfinite(value) and value > 0, "a Dirichlet prior needs a positive number", value)
+    if concentration is not None:
+        return float(concentration)
+    return float(equivalent_sample_size or 0) / math.prod(num_states[v] for v in (*block.parents, *block.children))
+
+
+def log_evidence_of(block: Block, counts: Tensor, alpha: float) -> Tensor:
+    r"""Dirichlet-multinomial log evidence of the rows behind `counts`, `(*B)`, in nats.
+
+    .. math:: \sum_{pa} \log \frac{\Gamma(A)}{\Gamma(A + N_{pa})}
+              + \sum_{ch} \log \frac{\Gamma(\alpha + N_{pa,ch})}{\Gamma(\alpha)}
+    """
+    p, c = len(block.parents), len(block.children)
+    batch = counts.shape[: counts.ndim - p - c]
+    table = counts.reshape(*batch, math.prod(counts.shape[len(batch): len(batch) + p]), -1)
+    total = alpha * table.shape[-1]
+    rows = math.lgamma(total) - (total + table.sum(-1)).lgamma()
+    return (rows + ((alpha + table).lgamma() - math.lgamma(alpha)).sum(-1)).sum(-1)
