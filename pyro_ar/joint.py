@@ -24,7 +24,7 @@ plates cost nothing.
 import copy
 import math
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -47,7 +47,7 @@ class _Expandable(TorchDistribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> Self:
+    def expand(self, batch_shape: Size | Sequence[int], _instance: object = None) -> Self:
         batch_shape = Size(batch_shape)
         try:
             fits = torch.broadcast_shapes(self.batch_shape, batch_shape) == batch_shape
@@ -87,7 +87,7 @@ class Joint(_Expandable):
         raise NotImplementedError
 
     def conditional_log_prob(self, x: Tensor) -> Tensor:
-        r"""log p(x_i | the variables before i in `order`), in nats, `(*S, *B, *E)`."""
+        r"""Log p(x_i | the variables before i in `order`), in nats, `(*S, *B, *E)`."""
         raise NotImplementedError
 
     def _sample(self, shape: Size) -> Tensor:
@@ -124,7 +124,8 @@ class Joint(_Expandable):
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Joint":
         """The same joint made of other tensors: another dtype or device, more batch dimensions."""
-        return type(self)(**tensors)
+        make: Any = type(self)
+        return make(**tensors)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -215,7 +216,7 @@ class Joint(_Expandable):
         return x
 
     def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        support = self.support
+        support: Any = self.support
         good = (support.base_constraint if isinstance(support, constraints.independent) else support).check(x)
         if visible is not None:
             good = good | ~visible
@@ -258,7 +259,7 @@ class Marginal(_Expandable):
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint | None:
         return self.joint.support
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -304,7 +305,7 @@ class Given(_Expandable):
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint | None:
         return self.joint.support
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class TableJoint(Joint, abc.ABC):
         return self._num_states
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         most = torch.tensor(self._num_states, device=self.device) - 1
         return constraints.independent(constraints.integer_interval(torch.zeros_like(most), most), 1)
 
@@ -125,7 +125,7 @@ class TableJoint(Joint, abc.ABC):
     def log_evidence(cls, x: Tensor, *, concentration: float | None = None,
                      equivalent_sample_size: float | None = None,
                      num_states: int | Sequence[int] | None = None, **structure: Any) -> Tensor:
-        r"""log p(x) with the tables integrated out under symmetric Dirichlet priors, exact, in nats.
+        r"""Log p(x) with the tables integrated out under symmetric Dirichlet priors, exact, in nats.
 
         Args:
             x: `(N, n)` states.

@@ -64,7 +64,7 @@ class ChowLiuTree(BayesNet):
     @classmethod
     def log_evidence(cls, x: Tensor, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
                      num_states: int | Sequence[int] | None = None, **structure: Any) -> Tensor:
-        r"""log of the mean over *all* trees of p(x | tree), tables integrated out; exact, in nats.
+        r"""Log of the mean over *all* trees of p(x | tree), tables integrated out; exact, in nats.
 
         A tree picked from the data has no honest evidence of its own. All :math:`n^{n-2}` trees
         have equal prior; the matrix-tree theorem sums them in :math:`O(n^3)`, which needs the
@@ -99,7 +99,7 @@ def _evidence(block: Block, states: Tensor, sizes: tuple[int, ...], strength: fl
 
 
 def log_spanning_trees(edge: Tensor) -> Tensor:
-    r"""log of the sum over spanning trees of the product of edge weights, from log weights `(n, n)`.
+    r"""Log of the sum over spanning trees of the product of edge weights, from log weights `(n, n)`.
 
     Star-mesh elimination of one node after another: only sums of positive numbers, so it stays
     exact where the determinant of the Laplacian would cancel.

@@ -19,6 +19,8 @@ __all__ = ["Block", "block_counts", "check_data", "concentration_of", "count_blo
 
 
 class Block(NamedTuple):
+    """The variables of one conditional table."""
+
     parents: tuple[int, ...]
     children: tuple[int, ...]
 

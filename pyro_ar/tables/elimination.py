@@ -36,6 +36,8 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
+    """The buckets in order, and the entries of the largest intermediate table of one row."""
+
     steps: tuple[Step, ...]
     cells: int
 
@@ -60,8 +62,8 @@ def make_plan(scopes: tuple[tuple[int, ...], ...], num_states: tuple[int, ...]) 
         for v in scope:
             near[v].update(scope)
             users[v].append(i)
-    for v in near:
-        near[v].discard(v)
+    for v, others in near.items():
+        others.discard(v)
     cost = {v: _cells(near[v] | {v}, num_states) for v in near}
     used = [False] * len(scopes)
     steps, cells = [], 1
@@ -122,7 +124,7 @@ def forward(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], soft: 
     for step in plan.steps:
         target = (*step.scope, step.variable)
         fixed = [tables[i] for i in step.tables]
-        moving = [(_pad(soft[step.variable], left + 1), (step.variable,))]
+        moving: list[tuple[Tensor, tuple[int, ...]]] = [(_pad(soft[step.variable], left + 1), (step.variable,))]
         moving += [messages[i] for i in step.messages]
         kept.append(fixed + moving)
         a = functools.reduce(torch.add, [_spread(t, s, target, left) for t, s in moving])
@@ -159,7 +161,7 @@ def log_sum_exp(x: Tensor) -> Tensor:
 
 
 def _sum_product(a: Tensor, b: Tensor | None) -> Tensor:
-    """log sum_v exp(a + b) over the last dimension; `a` has the rows, `b` the parameters."""
+    """Log sum_v exp(a + b) over the last dimension; `a` has the rows, `b` the parameters."""
     if b is None:
         return log_sum_exp(a)
     lowest = torch.finfo(a.dtype).min

@@ -1,6 +1,7 @@
 r"""Joints that are products of one conditional table per variable: the shared machinery."""
 
 import abc
+import itertools
 import math
 
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ def conditionals_of(log_table: Tensor, n: int) -> list[Tensor]:
         prefixes.append(prefixes[-1].logsumexp(-1))
     prefixes.reverse()
     parts: list[Any] = [prefixes[0]]
-    for shorter, longer in zip(prefixes[:-1], prefixes[1:], strict=True):
+    for shorter, longer in itertools.pairwise(prefixes):
         impossible = shorter == -math.inf
         parts.append(longer - shorter.masked_fill(impossible, 0.0).unsqueeze(-1))
     return parts

@@ -68,6 +68,7 @@ class MarkovChain(FamilyJoint):
             sizes.append(t.shape[-1])
         start = tuple(Group((i,), (tuple(range(i)),)) for i in range(k))
         before = tuple(tuple(range(i - k, i)) for i in range(k, len(sizes)))
+        rest: tuple[Group, ...]
         if isinstance(transition_logits, Tensor):
             rest = (Group(tuple(range(k, len(sizes))), before),) if before else ()
         else:

@@ -1,0 +1,236 @@
+r"""Mixtures of joints: ensembles, Bayesian predictives, and, with the class as component, classifiers."""
+
+import math
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from pyro.distributions import Categorical, constraints
+from torch import Size, Tensor
+
+from pyro_ar.checks import IntractableError, require
+from pyro_ar.joint import Joint
+
+__all__ = ["Mixture"]
+
+
+class Mixture(Joint):
+    r"""p(x) = sum_m w_m p_m(x), again a joint, exact wherever all its components are.
+
+    .. math:: \log p(x_v) = \log \sum_m w_m\, p_m(x_v)
+
+    Shapes:
+        - `log_weights` `(*B, M)`, unnormalised (softmax over the last dimension).
+        - `joints`: one joint of batch shape `(*B, M)`, mixed over its rightmost batch dimension, or
+          a list of M joints of one event shape and batch shapes that broadcast.
+        - `batch_shape` `B`, and the event shape of the joints.
+
+    Raises:
+        ValueError: Numbers of components or event shapes that do not agree.
+
+    Example:
+        >>> from pyro_ar.tables import FullyIndependent
+        >>> coins = FullyIndependent(torch.tensor([[[0.0, 3.0]], [[3.0, 0.0]]]))  # two coins, each often the same
+        >>> mixture = Mixture(torch.zeros(2), coins)
+        >>> mixture.component_posterior(torch.tensor([1.0])).probs
+        tensor([0.9526, 0.0474])
+    """
+
+    arg_constraints = {"log_weights": constraints.real_vector}
+
+    def __init__(self, log_weights: Tensor, joints: Joint | Sequence[Joint], *, validate_args: bool | None = None) -> None:
+        self.log_weights = log_weights
+        self.joints = joints if isinstance(joints, Joint) else list(joints)
+        parts = [joints] if isinstance(joints, Joint) else list(joints)
+        require(len(parts) > 0 and all(isinstance(j, Joint) for j in parts), "a mixture wants joints", type(joints))
+        first = parts[0]
+        require(all(j.event_shape == first.event_shape and j.num_states == first.num_states for j in parts),
+                "all components must have one event shape and the same states",
+                sorted({tuple(j.event_shape) for j in parts}), sorted({str(j.num_states)[:40] for j in parts}))
+        many = (joints.batch_shape[-1] if joints.batch_shape else 0) if isinstance(joints, Joint) else len(parts)
+        require(isinstance(log_weights, Tensor) and log_weights.ndim >= 1 and log_weights.shape[-1] == many,
+                f"log_weights must end in the number of components ({many},)", log_weights)
+        batches = [j.batch_shape[:-1] if isinstance(joints, Joint) else j.batch_shape for j in parts]
+        try:
+            batch = torch.broadcast_shapes(log_weights.shape[:-1], *batches)
+        except RuntimeError:
+            require(False, "batch shapes of log_weights and components must broadcast", log_weights.shape[:-1], batches[0])
+        prefix = ["joints."] if isinstance(joints, Joint) else [f"joints.{i}." for i in range(many)]
+        tensors = {"log_weights": log_weights}
+        tensors |= {p + name: t for p, j in zip(prefix, parts, strict=True) for name, t in j.tensors.items()}
+        super().__init__(tensors, batch, first.event_shape, validate_args=validate_args)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Mixture":
+        def of(prefix: str, joint: Joint) -> Joint:
+            return joint.with_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+
+        if isinstance(self.joints, Joint):
+            return Mixture(tensors["log_weights"], of("joints.", self.joints))
+        return Mixture(tensors["log_weights"], [of(f"joints.{i}.", j) for i, j in enumerate(self.joints)])
+
+    @property
+    def _parts(self) -> list[Joint]:
+        return [self.joints] if isinstance(self.joints, Joint) else self.joints
+
+    @property
+    def coherent(self) -> bool:  # type: ignore[override]
+        return all(j.coherent for j in self._parts)
+
+    @property
+    def num_states(self) -> tuple[int, ...] | None:
+        return self._parts[0].num_states
+
+    @property
+    def support(self) -> constraints.Constraint | None:
+        return self._parts[0].support
+
+    @property
+    def num_parameters(self) -> int:
+        many = self.log_weights.shape[-1]
+        if isinstance(self.joints, Joint):
+            return many - 1 + many * self.joints.num_parameters
+        return many - 1 + sum(j.num_parameters for j in self.joints)
+
+    @property
+    def order(self) -> Tensor:
+        """The order that all components share.
+
+        Raises:
+            IntractableError: They have different ones, so the mixture has no chain rule in closed form.
+        """
+        orders = [j.order for j in self._parts]
+        if any(o.shape != orders[0].shape or not torch.equal(o, orders[0]) for o in orders) or orders[0].ndim > 1:
+            raise IntractableError("the components have different orders: a mixture over orders has no conditionals of "
+                                   "its own; ask a component, or marginal(visible)")
+        return orders[0]
+
+    def component_log_joint(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        r"""Log w_m + log p_m(x_visible), `(*S, *B, M)`, in nats.
+
+        Args:
+            x: `(*S, *B, *E)`.
+            visible: bool, broadcastable to `x`; None: all is seen.
+        """
+        if visible is None:
+            x = self._check_value(x)
+            answer = self._each(lambda j, x: j._log_prob(x), x)
+        else:
+            marginal = self.marginal(visible)
+            shape = torch.broadcast_shapes(x.shape, marginal.visible.shape)
+            seen = marginal.visible.expand(shape)
+            answer = marginal._answering._component_log_marginal(self._check_value(x.expand(shape), seen), seen)
+        return answer + self._log_weights()
+
+    def component_posterior(self, x: Tensor, visible: Tensor | None = None) -> Categorical:
+        r"""p(m | x_visible), a `Categorical` of batch shape `sample + batch`.
+
+        Raises:
+            ValueError: What is visible has probability zero under every component.
+        """
+        logits = self.component_log_joint(x, visible)
+        possible = (logits > -math.inf).any(-1)
+        require(bool(possible.all()), "component_posterior wants visible cells of positive probability",
+                f"probability zero in {int((~possible).sum())} of {possible.numel()} rows")
+        return Categorical(logits=logits)
+
+    def _log_weights(self) -> Tensor:
+        return self.log_weights.log_softmax(-1)
+
+    def _each(self, score: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """`score(joint, *values)` of each component, `(*L, M)`."""
+        event = len(self.event_shape)
+        if isinstance(self.joints, Joint):
+            spread = [v.unsqueeze(-1 - event) for v in values]
+            left = spread[0].shape[: spread[0].ndim - event]
+            answer = score(self.joints, *spread)
+            return answer.expand(torch.broadcast_shapes(answer.shape, left, self.joints.batch_shape))
+        left = values[0].shape[: values[0].ndim - event]
+        answers = [score(j, *values) for j in self.joints]
+        return torch.stack([a.expand(torch.broadcast_shapes(a.shape, left, self.batch_shape)) for a in answers], -1)
+
+    def _component_log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._each(lambda j, x, v: j._log_marginal(x, v), x, visible)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        return _log_mean(self._each(lambda j, x: j._log_prob(x), x) + self._log_weights())
+
+    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        return _log_mean(self._component_log_marginal(x, visible) + self._log_weights())
+
+    def conditional_log_prob(self, x: Tensor) -> Tensor:
+        order, event = self.order, len(self.event_shape)
+        x = self._check_value(x)
+
+        def prefixes(joint: Joint, x: Tensor) -> Tensor:
+            return joint.conditional_log_prob(x).flatten(-event)[..., order].cumsum(-1)
+
+        if isinstance(self.joints, Joint):
+            each = prefixes(self.joints, x.unsqueeze(-1 - event))
+        else:
+            each = torch.stack(torch.broadcast_tensors(*(prefixes(j, x) for j in self.joints)), -2)
+        prefix = _log_mean((each + self._log_weights().unsqueeze(-1)).movedim(-2, -1))
+        before = torch.cat([torch.zeros_like(prefix[..., :1]), prefix[..., :-1]], -1)
+        terms = prefix - before.masked_fill(before == -math.inf, 0.0)
+        shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)
+        return terms[..., order.argsort()].unflatten(-1, self.event_shape).expand(shape)
+
+    def _sample(self, shape: Size) -> Tensor:
+        choice = Categorical(logits=self._log_weights(), validate_args=False).expand(self.batch_shape)
+        choice = choice.sample(shape[: len(shape) - len(self.batch_shape)])
+        if isinstance(self.joints, Joint):
+            every = self.joints.expand(torch.broadcast_shapes(self.joints.batch_shape, (*self.batch_shape, 1)))
+            return self._select(every._sample(Size((*shape, every.batch_shape[-1]))), choice)
+        x = torch.empty(shape + self.event_shape, dtype=self.dtype, device=self.device)
+        for m, joint in enumerate(self.joints):
+            mine = choice == m
+            if joint.batch_shape:
+                x = torch.where(self._wide(mine), joint.expand(self.batch_shape)._sample(shape).to(x), x)
+            else:
+                x[mine] = joint._sample(Size([int(mine.sum())])).to(x)
+        return x
+
+    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        logits = self._component_log_marginal(x, visible) + self._log_weights()
+        choice = Categorical(logits=logits, validate_args=False).sample()
+        event = len(self.event_shape)
+        if isinstance(self.joints, Joint):
+            shape = (*x.shape[: x.ndim - event], self.log_weights.shape[-1], *self.event_shape)
+            return self._select(self.joints._complete(*(v.unsqueeze(-1 - event).expand(shape) for v in (x, visible))), choice)
+        done = x.clone()
+        for m, joint in enumerate(self.joints):
+            mine = choice == m
+            if joint.batch_shape:
+                done = torch.where(self._wide(mine), joint._complete(x, visible), done)
+            elif bool(mine.any()):
+                done[mine] = joint._complete(x[mine], visible[mine])
+        return done
+
+    def _wide(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*rows.shape, *[1] * len(self.event_shape))
+
+    def _select(self, every: Tensor, choice: Tensor) -> Tensor:
+        """From `(*L, M, *E)` the chosen component, `(*L, *E)`."""
+        index = self._wide(choice.unsqueeze(-1)).expand(*choice.shape, 1, *self.event_shape)
+        return every.gather(-1 - len(self.event_shape), index).squeeze(-1 - len(self.event_shape))
+
+    def _method(self, visible: Tensor) -> np.ndarray:
+        if isinstance(self.joints, Joint):
+            return self.joints._method(visible.unsqueeze(-1 - len(self.event_shape)))[..., 0]
+        names = [j._method(visible) for j in self.joints]
+        joined = [" + ".join(dict.fromkeys(each)) for each in zip(*(n.ravel() for n in names), strict=True)]
+        return np.array(joined).reshape(names[0].shape)
+
+    def _answering(self, visible: Tensor) -> "Mixture":
+        if self.coherent:
+            return self
+        if isinstance(self.joints, Joint):
+            return Mixture(self.log_weights, self.joints._answering(visible.unsqueeze(-1 - len(self.event_shape))))
+        return Mixture(self.log_weights, [j._answering(visible) for j in self.joints])
+
+
+def _log_mean(x: Tensor) -> Tensor:
+    """log-sum-exp over the last dimension, without NaN gradients where all is minus infinity."""
+    dead = (x == -math.inf).all(-1, keepdim=True)
+    return x.masked_fill(dead, 0.0).logsumexp(-1).masked_fill(dead.squeeze(-1), -math.inf)
