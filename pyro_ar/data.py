@@ -64,10 +64,13 @@ class Dataset:
                 f"{self.name}: wanted an image shape of {n} cells", self.image_shape)
 
     def __repr__(self) -> str:
+        return f"Dataset({self})"
+
+    def __str__(self) -> str:
         shape = "x".join(map(str, self.image_shape or ())) or "no image"
         states = f"{self.num_states} states" if self.num_states else "real values"
         labels = "no labels" if self.y is None else f"{len(self.y.unique())} classes"
-        return f"Dataset({self.name}: {len(self.x)} rows of {self.x.shape[1]} variables ({shape}), {states}, {labels})"
+        return f"{self.name}: {len(self.x)} rows of {self.x.shape[1]} variables ({shape}), {states}, {labels}"
 
     def binarise(self, threshold: float | None = None) -> "Dataset":
         """Two states: 1 where a value reaches the threshold, by default half of the states.
@@ -156,9 +159,10 @@ def _dataset(name: str, x: np.ndarray, y: np.ndarray | None) -> Dataset:
     image = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
     rows = _float(x.reshape(len(x), -1))
     require(bool(rows.isfinite().all()), f"{name}: wanted finite numbers, came NaN or infinity")
-    states = 256 if x.dtype == np.uint8 and x.max() > 1 else None
-    if states is None and bool(((rows >= 0) & (rows < 256) & (rows == rows.round())).all()):
-        states = max(int(rows.max()) + 1, 2)
+    states = None
+    if bool(((rows >= 0) & (rows < 256) & (rows == rows.round())).all()):
+        # Bytes that fill most of their range are grey levels, whether or not the whitest one occurs.
+        states = 256 if x.dtype == np.uint8 and x.max() >= 128 else max(int(rows.max()) + 1, 2)
     return Dataset(name, rows, None if y is None else _labels(name, y), states, image)
 
 
@@ -213,9 +217,10 @@ def load_npz(path: str | os.PathLike, split: str = "train") -> Arrays:
         ValueError: The file is torn, or it does not say which array holds the rows.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            require(isinstance(file, Mapping), f"{path}: wanted an .npz file, came a single array")
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as stream:  # numpy leaves a torn file open if it opened it itself
+            file = np.load(stream, allow_pickle=False)
+            require(isinstance(file, Mapping), "it holds a single array")
+            arrays = {name: file[name] for name in file}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{path}: wanted an .npz file, it is torn or something else ({_first_line(error)})") from None
     return _pick(path, arrays, split)
@@ -237,7 +242,7 @@ def load_mat(path: str | os.PathLike, split: str = "train") -> Arrays:
         raise ValueError(f"{path}: MATLAB 7.3 files are not read; save it with -v7") from None
     except OSError:
         raise
-    except Exception as error:  # torn files raise whatever the parser stumbles over
+    except Exception as error:  # noqa: BLE001 - torn files raise whatever the parser stumbles over
         raise ValueError(f"{path}: wanted a .mat file, it is torn or something else ({_first_line(error)})") from None
     arrays = {name: np.asarray(value) for name, value in file.items()
               if not name.startswith("__") and np.asarray(value).dtype.kind in "biuf"}
@@ -331,7 +336,8 @@ def named_sets() -> dict[str, Callable[[str, str], Dataset]]:
     uci8 = ("adult", "connect4", "dna", "mushrooms", "nips", "ocr_letters")
     debd = ("nltcs", "plants", "jester", "dna")
     tables = [f"uci8/{name}" for name in uci8] + [f"debd/{name}" for name in debd]
-    return {"mnist": _mnist, "binarized_mnist": _binarized_mnist, "wine": _wine} | dict.fromkeys(tables, _splits)
+    sets: dict[str, Callable[[str, str], Dataset]] = dict.fromkeys(tables, _splits)
+    return {"mnist": _mnist, "binarized_mnist": _binarized_mnist, "wine": _wine, **sets}
 
 
 def _find(name: str, *parts: str) -> Path:

@@ -224,7 +224,7 @@ class Joint(_Expandable):
             index = tuple(int(i) for i in (~good).nonzero()[0])
             seen = ", NaN only where hidden" if visible is not None else ", no NaN"
             require(False, f"{type(self).__name__} wants {self._support_in_words()}{seen}",
-                    float(x.expand(good.shape)[index]), f"at index {index}")
+                    float(x.detach().expand(good.shape)[index]), f"at index {index}")
 
     def _support_in_words(self) -> str:
         if self.num_states is None:

@@ -67,8 +67,9 @@ class Mixture(Joint):
             return joint.with_tensors({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
 
         if isinstance(self.joints, Joint):
-            return Mixture(tensors["log_weights"], of("joints.", self.joints))
-        return Mixture(tensors["log_weights"], [of(f"joints.{i}.", j) for i, j in enumerate(self.joints)])
+            return Mixture(tensors["log_weights"], of("joints.", self.joints), validate_args=self._validate_args)
+        parts = [of(f"joints.{i}.", j) for i, j in enumerate(self.joints)]
+        return Mixture(tensors["log_weights"], parts, validate_args=self._validate_args)
 
     @property
     def _parts(self) -> list[Joint]:

@@ -18,11 +18,12 @@ from pyro_ar.tables.counts import (
     Block,
     block_counts,
     check_data,
+    check_weights,
     concentration_of,
     count_block,
     log_evidence_of,
 )
-from pyro_ar.tables.elimination import Trail, backward, evidence, forward, make_plan
+from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
 
 __all__ = ["TableJoint", "TablePosterior"]
 
@@ -39,10 +40,18 @@ class TableJoint(Joint, abc.ABC):
     def __init__(self, tensors: dict[str, Tensor], batch_shape: Size, num_states: Sequence[int],
                  *, validate_args: bool | None = None) -> None:
         self._num_states = tuple(int(k) for k in num_states)
+        require(len(self._num_states) > 0 and min(self._num_states) > 0,
+                f"{type(self).__name__} needs at least one variable, and at least one state of each", self._num_states)
         self._own_batch_shape = Size(batch_shape)  # that of the tensors, before any expand
         super().__init__(tensors, batch_shape, Size([len(self._num_states)]), validate_args=validate_args)
+        if self._validate_args:
+            with torch.no_grad():  # NaN, +inf, or nothing but -inf
+                proper = not any(bool(table.isnan().any()) for table in self._group_tables())
+            require(proper, f"every distribution of {type(self).__name__} needs a state of finite logit, and none of +inf")
 
     # The layout of a class.
+
+    _options: tuple[str, ...] = ()  # the keyword arguments of `_blocks`
 
     @classmethod
     @abc.abstractmethod
@@ -59,13 +68,23 @@ class TableJoint(Joint, abc.ABC):
     def _scopes(self) -> tuple[tuple[int, ...], ...]: ...
 
     @abc.abstractmethod
-    def _factors(self) -> list[Tensor]:
-        """Log tables `(*B, *K_scope)`, one per scope, whose product is normalised."""
+    def _group_tables(self) -> list[Tensor]:
+        """The normalised log tables, stacked as suits the class."""
+
+    @abc.abstractmethod
+    def _factors(self, *, logs: bool = True) -> list[Tensor]:
+        """Tables `(*B, *K_scope)`, one per scope, whose product is normalised; their logs unless told."""
 
     @property
     @abc.abstractmethod
     def _structure(self) -> dict[str, Any]:
         """The keyword arguments of `_blocks` that make this joint."""
+
+    @classmethod
+    def _layout(cls, num_states: Sequence[int], structure: dict[str, Any]) -> list[Block]:
+        unknown = sorted(set(structure) - set(cls._options))
+        require(not unknown, f"{cls.__name__} takes {' and '.join(cls._options) or 'no further argument'}", *unknown)
+        return cls._blocks(num_states, **structure)
 
     # What follows.
 
@@ -81,7 +100,7 @@ class TableJoint(Joint, abc.ABC):
     @classmethod
     def count_parameters(cls, num_states: Sequence[int], **structure: Any) -> int:
         """Free parameters over variables with these numbers of states; allocates nothing."""
-        return sum(count_block(block, num_states) for block in cls._blocks(tuple(num_states), **structure))
+        return sum(count_block(block, num_states) for block in cls._layout(tuple(num_states), structure))
 
     @property
     def num_parameters(self) -> int:
@@ -108,12 +127,10 @@ class TableJoint(Joint, abc.ABC):
         """
         require(math.isfinite(pseudocount) and pseudocount >= 0, "pseudocount must be 0 or more", pseudocount)
         states, sizes = check_data(x, num_states)
-        if weights is not None:
-            require(weights.ndim >= 1 and weights.shape[-1] == len(x), f"weights must end in ({len(x)},)", weights)
-            require(bool((weights >= 0).all()), "weights must be 0 or more and not NaN", float(weights.min()))
+        check_weights(weights, len(x))
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         logits = []
-        for block in cls._blocks(sizes, **structure):
+        for block in cls._layout(sizes, structure):
             table = block_counts(block, states, sizes, weights) + pseudocount
             inner = tuple(range(-len(block.children), 0))
             total = table.sum(inner, keepdim=True)
@@ -139,7 +156,7 @@ class TableJoint(Joint, abc.ABC):
         """
         states, sizes = check_data(x, num_states)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for block in cls._blocks(sizes, **structure):
+        for block in cls._layout(sizes, structure):
             alpha = concentration_of(block, sizes, concentration, equivalent_sample_size)
             total = total + log_evidence_of(block, block_counts(block, states, sizes), alpha)
         return total
@@ -154,7 +171,7 @@ class TableJoint(Joint, abc.ABC):
         alphas = [
             (block_counts(block, states, sizes) + concentration_of(block, sizes, concentration, equivalent_sample_size))
             .flatten(-len(block.children)).to(dtype)
-            for block in cls._blocks(sizes, **structure)
+            for block in cls._layout(sizes, structure)
         ]
         return TablePosterior(cls, alphas, sizes, structure)
 
@@ -180,8 +197,14 @@ class TableJoint(Joint, abc.ABC):
             return function(x, visible)
         return torch.cat([function(x[i:i + step], visible[i:i + step]) for i in range(0, len(x), step)])
 
+    def _log_total(self, x: Tensor, visible: Tensor) -> Tensor:
+        plan = make_plan(self._scopes, self._num_states)
+        factors = list(zip(self._factors(logs=False), self._scopes, strict=True))
+        total = log_total(plan, factors, evidence(x.to(self.dtype), visible, self._num_states, logs=False))
+        return self._eliminate(x, visible)[0] if total is None else total
+
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
-        return self._in_turn(lambda x, v: self._eliminate(x, v)[0], x, visible)
+        return self._in_turn(self._log_total, x, visible)
 
     def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(lambda x, v: self._walk_back(x, v, _draw), x, visible)

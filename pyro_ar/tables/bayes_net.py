@@ -60,7 +60,9 @@ class BayesNet(FamilyJoint):
         super().__init__(tensors, batch, sizes, validate_args=validate_args)
 
     def with_tensors(self, tensors: Any) -> "BayesNet":
-        return type(self)(self.parents, list(tensors.values()))
+        return type(self)(self.parents, list(tensors.values()), validate_args=self._validate_args)
+
+    _options = ("parents",)
 
     @classmethod
     def _blocks(cls, num_states: Sequence[int], *, parents: Sequence[Sequence[int]] = (), **structure: Any) -> list[Block]:

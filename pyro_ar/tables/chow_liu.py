@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.tables.base import TablePosterior
 from pyro_ar.tables.bayes_net import BayesNet
-from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of
+from pyro_ar.tables.counts import Block, block_counts, check_data, check_weights, concentration_of, log_evidence_of
 
 __all__ = ["ChowLiuTree"]
 
@@ -47,6 +47,7 @@ class ChowLiuTree(BayesNet):
     def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
                   weights: Tensor | None = None, **structure: Any) -> Self:
         states, sizes = check_data(x, num_states)
+        check_weights(weights, len(x))
         parents = structure.get("parents")
         if parents is None:
             parents = _best_tree(states, sizes, weights)
@@ -73,6 +74,7 @@ class ChowLiuTree(BayesNet):
         Raises:
             ValueError: `concentration` was given, or the data are no rows of states.
         """
+        require(not structure, "the evidence is that of all trees together; for one tree ask BayesNet.log_evidence", structure)
         require(concentration is None and equivalent_sample_size is not None,
                 "the evidence over all trees needs equivalent_sample_size", concentration)
         states, sizes = check_data(x, num_states)

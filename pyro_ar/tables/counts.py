@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 
-__all__ = ["Block", "block_counts", "check_data", "concentration_of", "count_block", "log_evidence_of"]
+__all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of"]
 
 
 class Block(NamedTuple):
@@ -51,6 +51,16 @@ def check_data(x: Tensor, num_states: int | Sequence[int] | None) -> tuple[Tenso
         require(False, f"column {column} must hold the states 0 to {sizes[column] - 1}",
                 int(states[row, column]), f"in row {row}")
     return states, sizes
+
+
+def check_weights(weights: Tensor | None, rows: int) -> None:
+    """Refuse weights that are not `(*B, N)`, finite and 0 or more."""
+    if weights is None:
+        return
+    require(isinstance(weights, Tensor) and weights.ndim >= 1 and weights.shape[-1] == rows,
+            f"weights must end in ({rows},)", weights)
+    require(bool((weights >= 0).all()) and bool(weights.isfinite().all()), "weights must be 0 or more, finite, and not NaN",
+            float(weights.detach().min()), float(weights.detach().max()))
 
 
 def count_block(block: Block, num_states: Sequence[int]) -> int:

@@ -4,9 +4,11 @@ Bucket elimination (Dechter 1999, *Bucket elimination: A unifying framework for 
 variable in turn is summed (or maximised) out of the product of all factors that mention it.
 Going back through the buckets gives draws and most likely completions.
 
-Each contraction is a matrix product of shifted exponentials. Where a shifted sum comes near the
-smallest number of the dtype (extreme potentials, zero probabilities), the contraction is done
-again by a plain log-sum-exp: `pyro.ops.einsum.torch_log` would return -inf there, silently.
+There are two ways. `log_total` multiplies probabilities, scales each row as it goes, and gives up
+where a sum comes near the smallest number of the dtype (extreme potentials, zero probabilities);
+it is the fast one, and all that a marginal needs. `forward` stays with logarithms, always
+answers, and leaves the trail for the way back. `pyro.ops.einsum.torch_log` would return -inf, or
+lose terms, where the first gives up: silently.
 """
 
 import functools
@@ -18,10 +20,11 @@ from typing import NamedTuple
 import torch
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from pyro_ar.checks import IntractableError
 
-__all__ = ["Plan", "Trail", "backward", "evidence", "forward", "log_sum_exp", "make_plan"]
+__all__ = ["Plan", "Trail", "backward", "evidence", "forward", "log_sum_exp", "log_total", "make_plan"]
 
 MAX_CELLS = 2**24  # entries of one intermediate table of one row: 64 MiB in float32
 
@@ -95,12 +98,14 @@ def _cells(variables: set[int], num_states: tuple[int, ...]) -> int:
     return math.prod(num_states[v] for v in variables)
 
 
-def evidence(x: Tensor, visible: Tensor, num_states: Sequence[int]) -> list[Tensor]:
-    """Per variable `(*L, K)`: 0 where the state is possible, minus infinity where it is not."""
+def evidence(x: Tensor, visible: Tensor, num_states: Sequence[int], *, logs: bool = True) -> list[Tensor]:
+    """Per variable `(*L, K)`: 0 where the state is possible, minus infinity where not (1 and 0 unless `logs`)."""
     most = max(num_states)
-    differs = x.long().unsqueeze(-1) != torch.arange(most, device=x.device)
-    logits = x.new_zeros(differs.shape).masked_fill(differs & visible.unsqueeze(-1), -math.inf)
-    return [column[..., :k] for column, k in zip(logits.unbind(-2), num_states, strict=True)]
+    # One row per state, and a last one for hidden cells; a lookup is far cheaper than comparing (*L, n, K) states.
+    rows = torch.cat([torch.eye(most, dtype=x.dtype, device=x.device), x.new_ones(1, most)])
+    rows = rows.log() if logs else rows
+    index = torch.where(visible, x.long(), most).movedim(-1, 0)
+    return [column[..., :k] for column, k in zip(rows[index].unbind(0), num_states, strict=True)]
 
 
 def forward(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], soft: Sequence[Tensor],
@@ -119,7 +124,8 @@ def forward(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], soft: 
     left = max([t.ndim - len(s) for t, s in tables] + [e.ndim - 1 for e in soft])
     tables = [(_pad(t, left + len(s)), s) for t, s in tables]
     messages: list[tuple[Tensor, tuple[int, ...]]] = []
-    kept, total = [], None
+    kept = []
+    parts: list[Tensor] = []  # their sum is the answer: shifts, and what is left at the end
     contract = _max_product if maximise else _sum_product
     for step in plan.steps:
         target = (*step.scope, step.variable)
@@ -130,12 +136,82 @@ def forward(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], soft: 
         a = functools.reduce(torch.add, [_spread(t, s, target, left) for t, s in moving])
         b = functools.reduce(torch.add, [_spread(t, s, target, left) for t, s in fixed]) if fixed else None
         message = contract(a, b)
+        if step.scope:  # messages near 0 keep their digits
+            shift = message.detach().amax(tuple(range(left, message.ndim)), keepdim=True)
+            shift = shift.masked_fill(shift == -math.inf, 0.0)
+            message = message - shift
+            parts.append(shift.flatten(left).squeeze(-1))
+        else:  # a connected component is done
+            parts.append(message)
         messages.append((message, step.scope))
-        if not step.scope:  # a connected component is done
-            total = message if total is None else total + message
-    if total is None:
-        raise ValueError("elimination needs at least one variable")
-    return total, Trail(plan, kept)
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0), Trail(plan, kept)
+
+
+def log_total(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], seen: Sequence[Tensor]) -> Tensor | None:
+    """The total of `forward` by matrix products of probabilities; None where they would lose precision.
+
+    Args:
+        plan: From `make_plan`.
+        tables: Factors `(*B, *K_scope)`, at most 1, with their scopes.
+        seen: Per variable `(*L, K)`: 1 where the state is possible, else 0; `*L` and `*B` broadcast.
+
+    Returns:
+        The log of the total, `(*L)` broadcast with `(*B)`. Messages are at most 1, for they are
+        sums over conditionals of what was eliminated; a row that grows small is scaled to a maximum of 1.
+        The logs of the scales are summed at the end, so that long chains lose no digits to large logarithms.
+    """
+    left = max([t.ndim - len(s) for t, s in tables] + [e.ndim - 1 for e in seen])
+    tiny = torch.finfo(seen[0].dtype).tiny
+    messages: list[tuple[Tensor, tuple[int, ...]]] = []
+    lowest: list[float] = []
+    parts: list[Tensor] = []  # their sum is the answer: logs of scales, and of what is left at the end
+    for step in plan.steps:
+        low = min([lowest[i] for i in step.messages], default=1.0)
+        rows, scope, scale = _gather_rows([messages[i] for i in step.messages], _pad(seen[step.variable], left + 1),
+                                          step.variable, left, rescale=low < tiny**0.25)
+        message = _contract(rows, scope, [tables[i] for i in step.tables], step, left)
+        lowest.append(float(message.detach().amin()))
+        # Terms lost to underflow are below `tiny`; relative to sums above this they are under 1e-12.
+        if not lowest[-1] > tiny * 1e13:
+            return None
+        messages.append((message, step.scope))
+        parts += scale if step.scope else [*scale, message.log()]  # no scope: a connected component is done
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+
+def _gather_rows(moving: list[tuple[Tensor, tuple[int, ...]]], seen: Tensor, v: int, left: int,
+                 *, rescale: bool) -> tuple[Tensor, tuple[int, ...], list[Tensor]]:
+    """The product of all that depends on the rows; its scope, `v` last; the logs of the scales, if any."""
+    if not moving:
+        return seen, (v,), []
+    scope = (*sorted({u for _, s in moving for u in s} - {v}), v)
+    seen = _spread(seen, (v,), scope, left)
+    parts = [_spread(t, s, scope, left) for t, s in moving]
+    if len(parts) == 1:
+        if not rescale:
+            return parts[0] * seen, scope, []
+        top = (parts[0].detach() * seen).amax(tuple(range(-len(scope), 0)), keepdim=True)
+        rows, top = parts[0] * (seen / top), top.log()  # this way round no gradient of an excluded state overflows
+    else:  # the product of many messages may underflow as a whole: add their logs
+        logs = functools.reduce(torch.add, [t.log() for t in parts]) + seen.log()
+        top = logs.detach().amax(tuple(range(-len(scope), 0)), keepdim=True)
+        rows = (logs - top).exp()
+    return rows, scope, [top.flatten(left).squeeze(-1)]
+
+
+def _contract(rows: Tensor, scope: tuple[int, ...], fixed: list[tuple[Tensor, tuple[int, ...]]], step: Step,
+              left: int) -> Tensor:
+    """Sum the variable of `step` out of `rows` times the product of the `fixed` tables."""
+    if not fixed:
+        return rows.sum(-1)
+    v = step.variable
+    table, own = fixed[0]
+    if len(fixed) == len(scope) == 1 and table.ndim == 2 == len(own):  # chains and trees without a batch of tables
+        return rows @ table if own[0] == v else linear(rows, table)
+    own = (*sorted({u for _, s in fixed for u in s} - {v}), v)
+    table = functools.reduce(torch.mul, [_spread(_pad(t, left + len(s)), s, own, left) for t, s in fixed])
+    target = (*step.scope, v)
+    return torch.einsum("...v,...v->...", _spread(rows, scope, target, left), _spread(table, own, target, left))
 
 
 def backward(trail: Trail, shape: Sequence[int], choose: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:

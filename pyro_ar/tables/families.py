@@ -43,11 +43,11 @@ class FamilyJoint(TableJoint, abc.ABC):
     def _scopes(self) -> tuple[tuple[int, ...], ...]:
         return tuple((*p, v) for group in self._groups for v, p in zip(*group, strict=True))
 
-    def _factors(self) -> list[Tensor]:
+    def _factors(self, *, logs: bool = True) -> list[Tensor]:
         return [
             table
             for group, tables in zip(self._groups, self._group_tables(), strict=True)
-            for table in tables.unbind(-2 - len(group.parents[0]))
+            for table in (tables if logs else tables.exp()).unbind(-2 - len(group.parents[0]))
         ]
 
     @property

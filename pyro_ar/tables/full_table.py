@@ -57,7 +57,7 @@ class FullTable(TableJoint):
         super().__init__({"logits": logits}, logits.shape[: logits.ndim - len(sizes)], sizes, validate_args=validate_args)
 
     def with_tensors(self, tensors: Any) -> "FullTable":
-        return FullTable(tensors["logits"], self._num_states)
+        return FullTable(tensors["logits"], self._num_states, validate_args=self._validate_args)
 
     @classmethod
     def _blocks(cls, num_states: Sequence[int], **structure: Any) -> list[Block]:
@@ -75,8 +75,12 @@ class FullTable(TableJoint):
     def _scopes(self) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(len(self._num_states))),)
 
-    def _factors(self) -> list[Tensor]:
-        return [self._flat().unflatten(-1, self._num_states)]
+    def _group_tables(self) -> list[Tensor]:
+        return [self._flat()]
+
+    def _factors(self, *, logs: bool = True) -> list[Tensor]:
+        flat = self._flat() if logs else self._flat().exp()
+        return [flat.unflatten(-1, self._num_states)]
 
     def _flat(self) -> Tensor:
         """Normalised, `(*B, prod K)`."""

@@ -52,7 +52,8 @@ class FullyIndependent(FamilyJoint):
         super().__init__(tensors, batch, sizes, validate_args=validate_args)
 
     def with_tensors(self, tensors: Any) -> "FullyIndependent":
-        return FullyIndependent(tensors["logits"] if "logits" in tensors else list(tensors.values()))
+        logits = tensors["logits"] if "logits" in tensors else list(tensors.values())
+        return FullyIndependent(logits, validate_args=self._validate_args)
 
     @classmethod
     def _blocks(cls, num_states: Sequence[int], **structure: Any) -> list[Block]:

@@ -80,7 +80,9 @@ class MarkovChain(FamilyJoint):
         rest = tensors.get("transition_logits")
         if rest is None:
             rest = [t for name, t in tensors.items() if name != "initial_logits"]
-        return MarkovChain(tensors["initial_logits"], rest, self.markov_order)
+        return MarkovChain(tensors["initial_logits"], rest, self.markov_order, validate_args=self._validate_args)
+
+    _options = ("order",)
 
     @classmethod
     def _blocks(cls, num_states: Sequence[int], *, order: int = 1, **structure: Any) -> list[Block]:

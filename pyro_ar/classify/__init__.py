@@ -1,0 +1,7 @@
+"""Classifiers of partly seen rows, in scikit-learn's conventions."""
+
+from pyro_ar.classify.discriminant import DiscriminantAnalysis
+from pyro_ar.classify.generative import GenerativeClassifier
+from pyro_ar.classify.logistic import LogisticRegression
+
+__all__ = ["DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression"]

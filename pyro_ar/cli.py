@@ -1,0 +1,179 @@
+"""The command line, `pyro-ar`: options in, one clear line out where something is wrong."""
+
+import itertools
+import json
+import math
+import os
+import sys
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from pyro_ar import data
+from pyro_ar.checks import IntractableError, require
+from pyro_ar.experiments import report
+from pyro_ar.experiments.occlusion import MODELS, OCCLUSIONS, Plan, run, summarise
+from pyro_ar.experiments.parameters import Row, parameter_table, parse_shape
+from pyro_ar.experiments.store import Results
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Exact autoregressive joints, and the classifiers they make.", pretty_exceptions_enable=False)
+UsageError: Any = typer.BadParameter.__base__  # of all that typer finds wrong with a command line; it has no public name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0; 2 after bad input, with one line on standard error; 130 after Ctrl-C.
+    """
+    try:
+        result = app(None if arguments is None else list(arguments), standalone_mode=False, prog_name="pyro-ar")
+    except UsageError as error:
+        return _refuse(error.format_message())
+    except BrokenPipeError:  # the reader of our output has gone, as in `pyro-ar ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, IntractableError, OSError) as error:
+        return _refuse(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print("pyro-ar:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@app.callback(invoke_without_command=True)
+def _start(context: typer.Context, show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if show_version:
+        print(version("pyro-ar"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def occlusion(
+    dataset: Annotated[str, typer.Option("--data", help="digits, a set under PYRO_AR_DATA, or a file with labels.")] = "digits",
+    label: Annotated[str | None, typer.Option(help="Column of the labels in a .csv or .amat file, by name or number.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use the first rows only.", show_default="all")] = None,
+    binary: Annotated[bool, typer.Option("--binary", help="Two levels: 1 from half of the levels on.")] = False,
+    seeds: Annotated[str, typer.Option(help="One shuffle of the rows each.")] = "1,2,3",
+    folds: Annotated[int, typer.Option(help="Splits of each shuffle.")] = 5,
+    models: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(MODELS)}.", show_default="all that fit the data")] = None,
+    occlusions: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(OCCLUSIONS)}.",
+                                                   show_default="all that fit the data")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run goes on from what it holds.")] = Path("occlusion"),
+    threads: Annotated[int, typer.Option(min=1, help="Of the computation; the matrices are small, and one is the fastest.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+) -> int:
+    """Train classifiers on whole images, hide pixels, and see how p(class | visible pixels) holds up."""
+    plan = Plan(_load(dataset, label, rows, binary), _numbers("--seeds", seeds), folds, _names(models), _names(occlusions))
+    results = Results.open(out / "results.json", plan.settings(), fresh=fresh)
+    screen = Console()
+    screen.print(f"{plan.data}\n{len(plan.models or ())} models, {len(plan.seeds) * folds} splits, "
+                 f"{len(plan.occlusions or ())} occlusions; results go to {out}/", highlight=False, soft_wrap=True)
+    for name, reason in plan.unfit_models.items():
+        if reason and not models:
+            screen.print(f"without {name}: {reason}", highlight=False, soft_wrap=True)
+    before = len(results.units)
+    try:
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):  # of the linear algebra behind numpy, which spins on idle cores
+            units = _work(plan, results)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {len(results.units)} of {len(plan.units)} units are done and kept in {results.path}; "
+              "the same command goes on from there.", file=sys.stderr)
+        return 130
+    summary = summarise(units)
+    written = report.write(plan, units, summary, out)
+    screen.print(report.tables(summary), highlight=False)
+    if before:
+        screen.print(f"\n{before} of {len(units)} units were there from an earlier run; --fresh starts over.", highlight=False)
+    screen.print(f"\nWritten: {', '.join(map(str, [results.path, *written]))}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _load(name: str, label: str | None, rows: int | None, binary: bool) -> data.Dataset:
+    loaded = data.load(name, label=label)
+    if rows is not None:
+        loaded = loaded.head(rows)
+    return replace(loaded.binarise(), name=f"{loaded.name} (binary)") if binary else loaded
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    require(all(part.strip().isdecimal() for part in text.split(",")), f"{option} must be whole numbers, such as 1,2,3", text)
+    return tuple(int(part) for part in text.split(","))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _work(plan: Plan, results: Results) -> list[dict[str, Any]]:
+    """All units, with a progress bar on standard error."""
+    names = [f"{model}, seed {seed}, split {fold + 1} of {plan.folds}" for seed, fold, model in plan.units]
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+               TextColumn("{task.description}"))
+    units = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(names[0], total=len(names))
+        for unit, following in zip(run(plan, results), [*names[1:], "done"], strict=True):
+            units.append(unit)
+            progress.update(task, advance=1, description=following)
+    return units
+
+
+@app.command()
+def parameters(
+    shape: Annotated[str, typer.Option(help="Of the variables: 28x28, 3x32x32 or 784.")] = "28x28",
+    states: Annotated[int, typer.Option(help="K, of each variable.")] = 2,
+    classes: Annotated[int | None, typer.Option(help="C: add the classifiers of as many classes.", show_default="none")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
+) -> None:
+    """Count the free parameters of every factorisation, by formula: nothing is allocated."""
+    counted = parameter_table(parse_shape(shape), states, classes)
+    if as_json:
+        print(json.dumps([_as_json(row) for row in counted], indent=1))
+        return
+    title = f"Free parameters: n = {math.prod(parse_shape(shape)):,} variables ({shape}), K = {states} states"
+    screen = Console()
+    screen.print(title + (f", C = {classes} classes" if classes else ""), style="bold", highlight=False)
+    columns = [(row.name, row.formula, str(row.count)) for row in counted]
+    widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
+    sides: tuple[Literal["left", "right"], ...] = ("left", "left", "right")
+    for group, some in itertools.groupby(counted, lambda row: row.group):
+        table = Table(title=f"\n{group}", title_justify="left", box=None, padding=(0, 1, 0, 0), show_header=False)
+        for width, justify in zip(widths, sides, strict=True):
+            table.add_column(min_width=width, justify=justify)
+        for row in some:
+            table.add_row(row.name, row.formula, str(row.count))
+        screen.print(table, highlight=False)
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    logarithm = row.count.log10
+    return {"group": row.group, "name": row.name, "formula": row.formula, "value": row.count.value, "text": str(row.count),
+            "log10": round(logarithm, 6) if math.isfinite(logarithm) else None}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+r"""`compare`: one table and one picture for any mix of joints, scored on the same rows."""
+
+import math
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_ar.arviz_bridge import compare_table, group_of
+from pyro_ar.bayesian import Posterior
+from pyro_ar.checks import IntractableError, require
+from pyro_ar.comparison.held_out import (
+    cross_validate,
+    held_out_score,
+    paired_difference,
+    share_states,
+    stacking_weights,
+)
+from pyro_ar.comparison.predictive import Loo, loo, refit_bad, to_inference_data
+from pyro_ar.comparison.recipes import TableModel
+from pyro_ar.joint import Joint
+from pyro_ar.tables import ChowLiuTree, TablePosterior
+from pyro_ar.tables.counts import check_data
+
+__all__ = ["Comparison", "Row", "arviz_comparison", "compare"]
+
+METHODS = {
+    "LOO, exact": "log p(row | all other rows), in closed form",
+    "PSIS-LOO": "log p(row | all other rows), from posterior draws; not to be trusted where Pareto k is bad",
+    "cross-validation": "log p(row | rows of the other folds): fits to fewer rows, so it is slightly below leave-one-out",
+    "held out": "log p(row) under a joint that was fitted to other rows",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the table.
+
+    Attributes:
+        name: As given.
+        method: How its rows were scored; see `METHODS`.
+        score: Mean log score, in nats per row: of `Comparison.pointwise`.
+        error: Its standard error.
+        difference: To the best model, `paired_difference` of the same rows: 0 or negative.
+        difference_error: Standard error of the differences.
+        weight: In the best mixture: `stacking_weights`.
+        parameters: Free parameters; None if the model does not say.
+        bad_k: Rows whose PSIS-LOO is not to be trusted, `Loo.bad`; None where there is no such thing.
+        max_k: The largest Pareto shape.
+        log_evidence: In nats, of all rows: `TableModel.log_evidence` or `Posterior.evidence`; None where it is not to be had.
+        evidence_error: 0 where exact.
+    """
+
+    name: str
+    method: str
+    score: float
+    error: float
+    difference: float
+    difference_error: float
+    weight: float
+    parameters: int | None
+    bad_k: int | None = None
+    max_k: float | None = None
+    log_evidence: float | None = None
+    evidence_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Best model first. `str` gives the table, `figure()` the picture, `rows` the numbers.
+
+    Attributes:
+        rows: One per model.
+        pointwise: Log score of each row of the data by model, `(N,)` in nats.
+        loos: Of the models that have posterior draws.
+        notes: What a reader should know.
+    """
+
+    rows: tuple[Row, ...]
+    pointwise: Mapping[str, Tensor]
+    loos: Mapping[str, Loo] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> str:
+        """The name of the model of the largest score."""
+        return self.rows[0].name
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Stacking weights by name, for `average`."""
+        return {row.name: row.weight for row in self.rows}
+
+    def __getitem__(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def __str__(self) -> str:
+        head = ["model", "nats/row", "se", "difference", "paired se", "weight", "parameters", "log evidence", "Pareto k", "method"]
+        lines = [head] + [_cells(row) for row in self.rows]
+        wide = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text = ["  ".join(c.ljust(w) if i in (0, 9) else c.rjust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True))).rstrip() for line in lines]
+        return "\n".join([*text, "", *self.notes])
+
+    def figure(self) -> Figure:
+        """Differences to the best model with their paired errors, one line each, the best on top."""
+        figure = Figure(figsize=(8.5, 1.6 + 0.42 * len(self.rows)), dpi=130, layout="constrained")
+        axis = figure.subplots()
+        styles = dict(zip(METHODS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#000000", "D")), strict=True))
+        drawn: dict[str, Any] = {}
+        for at, row in enumerate(self.rows):
+            kind = next(m for m in METHODS if row.method.startswith(m))
+            colour, marker = styles[kind]
+            drawn[kind] = axis.errorbar(row.difference, at, xerr=row.difference_error, color=colour, marker=marker, capsize=3, linestyle="none")
+        axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        labels = [row.name + ("" if row.parameters is None else f"  ({row.parameters:,} parameters)") for row in self.rows]
+        axis.set_yticks(range(len(self.rows)), labels)
+        axis.set_ylim(len(self.rows) - 0.5, -0.5)
+        axis.set_xlabel("nats per row, difference to the best model (bars: one paired standard error)")
+        axis.grid(visible=True, axis="x", color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn), frameon=False)
+        return figure
+
+
+def _cells(row: Row) -> list[str]:
+    evidence = "-" if row.log_evidence is None else f"{row.log_evidence:.2f}" + (f" ±{row.evidence_error:.2f}" if row.evidence_error else "")
+    k = "-" if row.bad_k is None else f"{row.bad_k} bad, max {row.max_k:.2f}"
+    first = row.difference == 0 and row.difference_error == 0
+    gap = ["0", ""] if first else [f"{row.difference:.4f}", f"{row.difference_error:.4f}"]
+    parameters = "-" if row.parameters is None else f"{row.parameters:,}"
+    return [row.name, f"{row.score:.4f}", f"{row.error:.4f}", *gap, f"{row.weight:.2f}", parameters, evidence, k, row.method]
+
+
+def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None, *, folds: int = 5, refits: int = 0, seed: int = 0,
+            progress: bool = False) -> Comparison:
+    r"""Score models on the same rows, and say how each score came about.
+
+    ==============================================  ============================================================
+    a model                                         its score
+    ==============================================  ============================================================
+    `TableModel` (exact posterior)                  leave-one-out in closed form, and its evidence
+    `Posterior`, or data of `to_inference_data`     PSIS-LOO, with Pareto k; evidence if `Posterior.evidence` is set
+    `NeuralModel`, a function from rows to a joint  cross-validation: a point estimate has no LOO
+    a fitted `Joint`                                held out: `x` must be rows that it was not fitted to
+    ==============================================  ============================================================
+
+    The first three answer one question, "how well is a row predicted from the others", and may stand in one table. Fitted
+    joints answer another one, so they do not mix with the rest.
+
+    Args:
+        models: By name.
+        x: `(N, *event)`, the rows that all are scored on.
+        visible: What counts of each row; for fitted joints and posterior draws only.
+        folds: Of the cross-validation.
+        refits: For each posterior, fit again without up to so many of the rows whose Pareto k is bad.
+        seed: Of the folds.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: No models, rows that a model cannot score or was not conditioned on, fitted joints mixed with others, or
+            draws that are a point estimate.
+
+    Example:
+        >>> from pyro_ar.tables import FullyIndependent, MarkovChain
+        >>> x = MarkovChain(torch.zeros(2), torch.eye(2).expand(5, 2, 2) * 3).sample((200,))
+        >>> found = compare({"independent": TableModel(FullyIndependent), "chain": TableModel(MarkovChain)}, x)
+        >>> found.best
+        'chain'
+    """
+    require(len(models) >= 1, "compare wants at least one model")
+    require(isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2, "compare wants 2 rows or more, (N, *event)", x)
+    kinds = {name: _kind(name, model) for name, model in models.items()}
+    fitted = [name for name, kind in kinds.items() if kind == "held out"]
+    require(len(fitted) in (0, len(models)), "fitted joints are scored on rows held out of their fit, the others on the rows they learn from: give "
+            "recipes (TableModel, NeuralModel, a function from rows to a joint) in place of fitted joints, or compare them apart", fitted)
+    if visible is not None:
+        blind = [name for name, kind in kinds.items() if kind in ("LOO, exact", "cross-validation")]
+        require(not blind, "visible serves fitted joints and posterior draws; recipes are fitted to whole rows", blind)
+    models = share_states(models, x)
+    pointwise, loos, evidence = _score(models, kinds, x, visible, folds=folds, refits=refits, seed=seed, progress=progress)
+    return _table(models, kinds, pointwise, loos, evidence, x, folds)
+
+
+def _kind(name: str, model: Any) -> str:
+    if isinstance(model, TableModel):
+        return "LOO, exact"
+    require(not isinstance(model, TablePosterior), f"{name}: a TablePosterior does not keep its rows: give to_inference_data(posterior, x), or "
+            "the TableModel itself")
+    if isinstance(model, Joint):
+        return "held out"
+    if isinstance(model, Posterior) or (hasattr(model, "to_netcdf") and not callable(model)):
+        return "PSIS-LOO"
+    return "cross-validation"
+
+
+def _score(models: Mapping[str, Any], kinds: Mapping[str, str], x: Tensor, visible: Tensor | None, *, folds: int, refits: int, seed: int,
+           progress: bool) -> tuple[dict[str, Tensor], dict[str, Loo], dict[str, tuple[float, float]]]:
+    pointwise: dict[str, Tensor] = {}
+    loos: dict[str, Loo] = {}
+    evidence: dict[str, tuple[float, float]] = {}
+    for name, model in models.items():
+        if kinds[name] == "held out":
+            pointwise[name] = held_out_score(model, x, visible, what=name)
+        elif kinds[name] == "LOO, exact":
+            try:
+                pointwise[name] = model.leave_one_out(x)
+                evidence[name] = (model.log_evidence(x).item(), 0.0)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        elif kinds[name] == "PSIS-LOO":
+            loos[name] = _psis(name, model, x, visible, refits)
+            pointwise[name] = loos[name].pointwise
+            if isinstance(model, Posterior) and model.evidence is not None:
+                evidence[name] = (model.evidence.value, model.evidence.error)
+    again = {name: model for name, model in models.items() if kinds[name] == "cross-validation"}
+    if again:
+        pointwise |= cross_validate(again, x, folds=folds, seed=seed, progress=progress)
+    return {name: pointwise[name] for name in models}, loos, evidence
+
+
+def _psis(name: str, model: Any, x: Tensor, visible: Tensor | None, refits: int) -> Loo:
+    try:
+        data = to_inference_data(model, x, visible) if isinstance(model, Posterior) else model
+        own = next(iter(group_of(data, "observed_data").values()), None)
+        if own is not None and not isinstance(model, Posterior):
+            shown = torch.as_tensor(own)
+            same = shown.shape == x.shape and bool(((shown == x) | shown.isnan()).all())
+            require(same, "the draws must be of the posterior given the rows x", shown, x)
+        found = loo(data)
+        require(len(found.pointwise) == len(x), f"the draws must score the {len(x)} rows of x", len(found.pointwise))
+        if refits and len(found.bad):
+            require(isinstance(model, Posterior) and visible is None and model.visible is None,
+                    "refits need a Posterior of whole rows, which knows how to fit again")
+            found = refit_bad(found, x, model.refit, limit=refits)
+    except (ValueError, IntractableError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return found
+
+
+def _table(models: Mapping[str, Any], kinds: Mapping[str, str], pointwise: Mapping[str, Tensor], loos: Mapping[str, Loo],
+           evidence: Mapping[str, tuple[float, float]], x: Tensor, folds: int) -> Comparison:
+    order = sorted(pointwise, key=lambda name: -pointwise[name].mean().item())
+    weights = stacking_weights(pointwise)
+    rows = []
+    for name in order:
+        score, gap = pointwise[name], paired_difference(pointwise[name], pointwise[order[0]])
+        found = loos.get(name)
+        log_z, error = evidence.get(name, (None, 0.0))
+        method = found.method if found else kinds[name] + _how(models[name], kinds[name], folds)
+        rows.append(Row(
+            name, method, score.mean().item(), score.std().item() / math.sqrt(len(score)), gap.mean, gap.error, weights[name],
+            _parameters(models[name], x), None if found is None else len(found.bad),
+            None if found is None else _largest(found.pareto_k), log_z, error))
+    return Comparison(tuple(rows), {name: pointwise[name] for name in order}, dict(loos), _notes(rows, len(x)))
+
+
+def _how(model: Any, kind: str, folds: int) -> str:
+    if kind == "cross-validation":
+        return f", {folds} folds"
+    # A tree picked from the rows would have seen the row it is scored on.
+    return ", over all trees" if isinstance(model, TableModel) and model.joint is ChowLiuTree and not model.structure else ""
+
+
+def _largest(k: Tensor) -> float:
+    known = k[~k.isnan()]
+    return known.max().item() if len(known) else math.nan
+
+
+def _parameters(model: Any, x: Tensor) -> int | None:
+    count = getattr(model, "num_parameters", None)
+    if not callable(count):
+        return count
+    discrete = not x.is_floating_point() or bool((x == x.round()).all())
+    return count(check_data(x, None)[1] if discrete and x.ndim == 2 else ())
+
+
+def _notes(rows: list[Row], count: int) -> tuple[str, ...]:
+    notes = [f"{count} rows, log scores in nats, larger is better; errors are standard errors over the rows, of differences between the same rows."]
+    for method, meaning in METHODS.items():
+        if any(row.method.startswith(method) for row in rows):
+            notes.append(f"{method}: {meaning}.")
+    if any(row.log_evidence is not None for row in rows):
+        notes.append("log evidence: of all rows together; Bayes factors are its differences. Point estimates have none.")
+    bad = [row.name for row in rows if row.bad_k]
+    if bad:
+        notes.append(f"Pareto k is bad in {', '.join(bad)}: compare(..., refits=20) fits again without such rows, worst first.")
+    return tuple(notes)
+
+
+def arviz_comparison(data: Mapping[str, Any]) -> Any:
+    """ArviZ's own table of several `to_inference_data`, a pandas `DataFrame`: PSIS-LOO, differences, stacking weights."""
+    require(len(data) >= 2, "ArviZ compares 2 models or more", len(data))
+    return compare_table(data)

@@ -1,0 +1,187 @@
+r"""What Gaussians and Student-t joints share: a centre, a scale matrix, and a density of the length of the whitened value.
+
+.. math:: \log p(x_v) = r(q, |v|) - \tfrac12 \log |\Sigma_{vv}|, \quad
+          q = (x_v - \mu_v)^\top \Sigma_{vv}^{-1} (x_v - \mu_v)
+
+A concrete joint is a *form* of the matrix (dense, or low rank plus diagonal) with a *radius* (the r above).
+"""
+
+import math
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro.distributions import constraints
+from torch import Size, Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.joint import Joint
+
+__all__ = ["Elliptical", "NormalRadius", "StudentRadius", "moments"]
+
+
+class Elliptical(Joint):
+    """Joint with exact sub-block marginals. The form of the matrix fills the first hooks, the radius the last two."""
+
+    support = constraints.real_vector
+    has_rsample = True
+    loc: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], event_dims: Mapping[str, int], *,
+                 validate_args: bool | None = None) -> None:
+        loc = tensors["loc"]
+        try:
+            own = torch.broadcast_shapes(*(t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()))
+        except RuntimeError:
+            require(False, f"the batch dimensions of {', '.join(tensors)} must broadcast", *tensors.values())
+        self._own_batch_shape = own
+        # Every tensor has all batch dimensions (of size 1 where it had none), so that a mixture, or more dimensions left of
+        # the batch, find them in place. A tensor that has them is kept itself: it may be a leaf.
+        short = {name: len(own) - (t.ndim - event_dims[name]) for name, t in tensors.items()}
+        tensors = {name: t[(None,) * short[name]] if short[name] else t for name, t in tensors.items()}
+        for name, t in tensors.items():
+            setattr(self, name, t)
+        if validate_args is not False:
+            self._check_tensors()  # before torch's own checks, which do not say what would help
+        super().__init__(tensors, own, loc.shape[-1:], validate_args=validate_args)
+
+    # Hooks of the form. `left` is rows and batch together.
+
+    def _check_tensors(self) -> None:
+        """Raise `ValueError` where a tensor is not what it must be."""
+        raise NotImplementedError
+
+    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q and half the log determinant of all cells, each broadcastable to `left`."""
+        raise NotImplementedError
+
+    def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """q and half the log determinant of the visible cells, each broadcastable to `left`."""
+        raise NotImplementedError
+
+    def _whiten(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        """Independent standardised errors of the chain, `(*left, D)`, and the log of their scales."""
+        raise NotImplementedError
+
+    def _noise(self, shape: Size) -> Tensor:
+        """Gaussian draws with this matrix as covariance, `(*shape, D)`."""
+        raise NotImplementedError
+
+    def _regress(self, error: Tensor, visible: Tensor) -> Tensor:
+        """Sigma[:, v] Sigma[v, v]^-1 error[v], of the shape of `error`, whose hidden cells are zero."""
+        raise NotImplementedError
+
+    # Hooks of the radius.
+
+    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        """Log density of m whitened coordinates of squared length q, given m_seen others of squared length q_seen."""
+        raise NotImplementedError
+
+    def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+        """What multiplies Gaussian noise, `shape`, given (q, m) of what is seen; None: nothing does."""
+        raise NotImplementedError
+
+    # What follows.
+
+    _needs_evidence = True
+
+    def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
+        good = x.isfinite() if visible is None else x.isfinite() | ~visible
+        if not bool(good.all()):
+            index = tuple(int(i) for i in (~good).nonzero()[0])
+            where = "finite values where visible" if visible is not None else "finite values, without NaN"
+            require(False, f"{type(self).__name__} wants {where}", float(x.detach().expand(good.shape)[index]),
+                    f"at index {index}")
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        q, half = self._whole(x)
+        return self._radial(q, self.event_shape[0]) - half
+
+    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        q, half = self._part(x, visible)
+        return self._radial(q, visible.sum(-1, dtype=q.dtype)) - half
+
+    def conditional_log_prob(self, x: Tensor) -> Tensor:
+        x = self._check_value(x)
+        z, log_scale = self._whiten(x - self.loc)
+        square = z.square().movedim(-1, 0)  # the batch rightmost, as in the tensors of the radius
+        before = torch.cat([torch.zeros_like(square[:1]), square[:-1].cumsum(0)])
+        count = torch.arange(len(square), device=x.device, dtype=square.dtype).reshape(-1, *[1] * (square.ndim - 1))
+        terms = self._radial(square, 1, before, count).movedim(0, -1) - log_scale
+        return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape + self.event_shape))
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        return self._sample(Size(sample_shape) + self.batch_shape)
+
+    def _sample(self, shape: Size) -> Tensor:
+        return self.loc + self._draw(shape, None)
+
+    def _draw(self, shape: Size, evidence: tuple[Tensor, Tensor] | None) -> Tensor:
+        noise, stretch = self._noise(shape), self._stretch(shape, evidence)
+        return noise if stretch is None else noise * stretch.unsqueeze(-1)
+
+    def _method(self, visible: Tensor) -> np.ndarray:
+        return np.full(tuple(visible.shape[:-1]), "closed form")
+
+    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+        error = torch.where(visible, x - self.loc, 0)
+        return torch.where(visible, x, self.loc + self._regress(error, visible))
+
+    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        # Matheron's rule: a draw of the joint, corrected by what its visible cells are wrong by. Of a Student-t, the
+        # hidden cells given the visible ones are the Gaussian's, stretched by how far out the visible ones lie.
+        evidence = None
+        if self._needs_evidence:
+            evidence = self._part(x, visible)[0], visible.sum(-1, dtype=self.dtype)
+        draw = self.loc + self._draw(x.shape[:-1], evidence)
+        return torch.where(visible, x, draw + self._regress(torch.where(visible, x - draw, 0), visible))
+
+
+class NormalRadius:
+    """The radius of a Gaussian."""
+
+    _needs_evidence = False
+
+    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        return -0.5 * (q + m * math.log(2 * math.pi))
+
+    def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+        return None
+
+
+class StudentRadius:
+    """The radius of a multivariate Student-t with `df` degrees of freedom, `(*B)`."""
+
+    df: Tensor
+    _needs_evidence = True
+
+    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        # What is given adds its number to the degrees of freedom, and its length to the spread.
+        df, spread = self.df + m_seen, self.df + q_seen
+        front = torch.lgamma((df + m) / 2) - torch.lgamma(df / 2) - m * torch.log(math.pi * spread) / 2
+        return front - (df + m) / 2 * torch.log1p(q / spread)
+
+    def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+        q, m = evidence if evidence is not None else (0.0, 0.0)
+        shape_of_gamma = (self.df + m) / 2
+        gamma = torch._standard_gamma(shape_of_gamma.expand(shape))
+        return ((self.df + q) / (2 * gamma.clamp(min=torch.finfo(gamma.dtype).tiny))).sqrt()
+
+
+def moments(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Checked rows `(N, D)`, floating, and weights `(*B, N)` that sum to one.
+
+    Raises:
+        ValueError: Wrong shapes, NaN, negative weights, or no weight at all.
+    """
+    require(isinstance(x, Tensor) and x.ndim == 2 and x.numel() > 0, "data must be rows of shape (N, D)", x)
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    require(bool(x.isfinite().all()), "data must be finite: without NaN", x)
+    weights = x.new_ones(len(x)) if weights is None else weights.to(x)
+    require(weights.ndim >= 1 and weights.shape[-1] == len(x), f"weights must end in ({len(x)},)", weights)
+    require(bool((weights >= 0).all()) and bool((weights.sum(-1) > 0).all()),
+            "weights must be 0 or more, with a positive sum in each batch entry", weights)
+    return x, weights / weights.sum(-1, keepdim=True)

@@ -1,0 +1,237 @@
+r"""A full scale matrix: every pattern of visible cells costs one Cholesky factor, shared by the rows that have it."""
+
+import math
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from torch import Size, Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.elliptical.base import Elliptical
+from pyro_ar.elliptical.columns import squared_lengths
+from pyro_ar.elliptical.patterns import Pairs, distinct, is_shared, pairs, shared_rows, without_batch
+
+__all__ = ["Dense", "NotPositiveDefinite", "covariance_from"]
+
+MAX_WORK = 2**23  # numbers in one turn: 64 MiB in float64
+FEW_ROWS = 4  # with fewer rows per pattern, the factors themselves are the cost
+MAX_INFLATION = 1e5  # the precision matrix loses about twice as many digits as this number has
+
+
+class NotPositiveDefinite(ValueError, RuntimeError):
+    """A matrix is not symmetric positive definite: wrong data to a user, a step too far to NUTS."""
+
+    def __str__(self) -> str:
+        # Pyro's integrator takes a RuntimeError with these words for a divergence, and goes on.
+        return f"{super().__str__()} (input is not positive-definite)"
+
+
+class Dense(Elliptical):
+    """Elliptical joint of a full matrix, `(*B, D, D)`; `_matrix_name` says which of its tensors that is."""
+
+    _matrix_name = "scale_matrix"
+
+    def __init__(self, tensors: Mapping[str, Tensor], event_dims: Mapping[str, int], *,
+                 validate_args: bool | None = None) -> None:
+        name, loc, matrix = self._matrix_name, tensors["loc"], tensors[self._matrix_name]
+        fits = (loc.ndim >= 1 and matrix.ndim >= 2 and loc.is_floating_point()
+                and matrix.shape[-2:] == (loc.shape[-1], loc.shape[-1]))
+        require(fits, f"{type(self).__name__} wants loc (*B, D) and {name} (*B, D, D), floating", loc, matrix)
+        super().__init__(tensors, event_dims, validate_args=validate_args)
+
+    def _check_tensors(self) -> None:
+        matrix = self._matrix.detach()
+        if matrix.numel():
+            uneven, scale = (matrix - matrix.mT).abs().amax(), matrix.diagonal(dim1=-2, dim2=-1).abs().amax()
+            if not bool(uneven <= 1e-4 * scale):
+                raise NotPositiveDefinite(f"{self._matrix_name} must be symmetric positive definite; got one that is not "
+                                          f"symmetric (or not finite), of shape {tuple(matrix.shape)}")
+        self._cholesky()
+
+    @property
+    def _matrix(self) -> Tensor:
+        return getattr(self, self._matrix_name)
+
+    def _cholesky(self) -> Tensor:
+        """Lower factor of each matrix, `(*B, D, D)`."""
+        factor, info = torch.linalg.cholesky_ex(self._matrix)
+        bad = int((info != 0).sum())
+        if bad:
+            raise NotPositiveDefinite(f"{self._matrix_name} must be symmetric positive definite (constant or dependent features "
+                                      f"need shrinkage); got {bad} of {info.numel()} that are not")
+        return factor
+
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """Inverse Cholesky factors and the logs of the factors' diagonals."""
+        factor = self._cholesky()
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, eye, upper=False), factor.diagonal(dim1=-2, dim2=-1).log()
+
+    def _whiten(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, log_scale = self._whitening()
+        return torch.einsum("...ij,...j->...i", inverse, error), log_scale
+
+    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        step = max(1, MAX_WORK // max(1, math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape))))
+        inverse, log_scale = self._whitening()
+
+        def length(x: Tensor) -> Tensor:
+            return torch.einsum("...ij,...j->...i", inverse, x - self.loc).square().sum(-1)
+
+        if x.ndim <= len(self._own_batch_shape) + 1 or len(x) <= step:
+            return length(x), log_scale.sum(-1)
+        return torch.cat([length(part) for part in x.split(step)]), log_scale.sum(-1)
+
+    def _noise(self, shape: Size) -> Tensor:
+        noise = torch.randn(shape + self.event_shape, dtype=self.dtype, device=self.device)
+        return torch.einsum("...ij,...j->...i", self._cholesky(), noise)
+
+    def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        fast = self._part_by_columns(x, visible)
+        if fast is not None:
+            return fast
+
+        def lengths(factor: Tensor, residual: Tensor, index: Tensor) -> Tensor:
+            z = torch.linalg.solve_triangular(factor, residual, upper=False)
+            half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+            q = z.square().sum(-2)
+            return torch.stack([q, half.expand(q.shape)], -1)
+
+        answer = self._by_pattern(lengths, x, visible, (2,))
+        return answer[..., 0], answer[..., 1]
+
+    def _regress(self, error: Tensor, visible: Tensor) -> Tensor:
+        def weigh(factor: Tensor, residual: Tensor, index: Tensor) -> Tensor:
+            w = torch.cholesky_solve(residual, factor)
+            index = index.unsqueeze(-1).expand(w.shape)
+            return w.new_zeros(*w.shape[:-2], self.event_shape[0], w.shape[-1]).scatter(-2, index, w).movedim(-2, -1)
+
+        weights = self._by_pattern(weigh, error + self.loc, visible, self.event_shape)
+        return torch.einsum("...i,...ij->...j", weights, self._matrix)
+
+    def _by_pattern(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, visible: Tensor,
+                    shape: tuple[int, ...]) -> Tensor:
+        """Apply `answer` to the visible sub-blocks, one Cholesky factor per pattern and batch entry.
+
+        `answer(factor (U, m, m), residual (U, m, rows), index (U, m))` gives `(U, rows, *shape)`.
+        """
+        own, D = self._own_batch_shape, self.event_shape[0]
+        left = torch.broadcast_shapes(x.shape[:-1], own)
+        loc = self.loc.expand(*own, D)
+        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)
+        residual = (x - loc).expand(*left, D).reshape(-1, D)
+        found: Pairs = pairs(visible.expand(*left, D), own)
+        count = found.patterns.sum(-1)
+        answers, rows_done = [], []
+        for m in count.unique().tolist():
+            for group in (count == m).nonzero().squeeze(-1).split(max(1, MAX_WORK // max(m * m, 1))):
+                index = found.patterns[group].nonzero()[:, 1].reshape(len(group), m)
+                block = matrix[found.entry[group][:, None, None], index[:, :, None], index[:, None, :]]
+                factor = torch.linalg.cholesky(block)
+                for u, rows in shared_rows(found.which, group):
+                    r = residual[rows[..., None], index[u][:, None, :]].mT  # (U, m, rows)
+                    answers.append(answer(factor[u], r, index[u]).reshape(-1, *shape))
+                    rows_done.append(rows.reshape(-1))
+        if not answers:
+            return residual.new_zeros(*left, *shape)
+        back = torch.cat(rows_done).argsort()
+        return torch.cat(answers)[back].reshape(*left, *shape)
+
+    # The fast way: many patterns, each for all entries of the batch, and no gradient.
+
+    def _part_by_columns(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor] | None:
+        own, D = self._own_batch_shape, self.event_shape[0]
+        needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._tensors.values()))
+        left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], own)
+        if needs_gradient or left[len(left) - len(own):] != own or not is_shared(visible.expand(*left, D), own):
+            return None
+        patterns, which = distinct(without_batch(visible.expand(*left, D), own))
+        if len(which) >= FEW_ROWS * len(patterns) or math.prod(left) == 0:
+            return None
+        wide = x.expand(*left, D)
+        rows = without_batch(wide, own)[:, None] if is_shared(wide, own) else wide.reshape(-1, math.prod(own), D)
+        q, half = self._lengths_of_rows(rows, patterns[which])
+        return q.reshape(left), half.reshape(left)
+
+    def _lengths_of_rows(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """q and half log determinants `(R, E)` of rows `(R, E or 1, D)` with patterns `(R, D)`."""
+        own, D = self._own_batch_shape, self.event_shape[0]
+        loc = self.loc.expand(*own, D).reshape(-1, D)
+        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)
+        count = visible.sum(-1)
+        inverse = self._precision(matrix) if bool((2 * count > D).any()) else None
+        innermost = [None if t is None else t.movedim(0, -1).contiguous() for t in (matrix, inverse)]
+        q, half = (x.new_zeros(len(x), len(loc)).to(loc) for _ in range(2))
+        for m in count.unique().tolist():
+            rows = (count == m).nonzero().squeeze(-1)
+            for turn in rows.split(max(1, MAX_WORK // max(1, len(loc) * D))):
+                if m == 0:
+                    continue
+                if inverse is not None and innermost[1] is not None and 2 * m > D:
+                    answer = _by_hidden(x[turn] - loc, visible[turn], self._half_log_det(matrix), inverse, innermost[1])
+                else:
+                    index = visible[turn].nonzero()[:, 1].reshape(len(turn), m)
+                    residual = _pick(x[turn], index) - loc[:, index].movedim(0, 1)
+                    answer = squared_lengths(_not_none(innermost[0]), index, residual)
+                q[turn], half[turn] = answer
+        require(bool(half.isfinite().all()), f"{self._matrix_name} must be positive definite in every sub-block (more "
+                "shrinkage, or float64)")
+        return q, half
+
+    def _half_log_det(self, matrix: Tensor) -> Tensor:
+        return torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def _precision(self, matrix: Tensor) -> Tensor | None:
+        """Inverse matrices `(E, D, D)`, or None where they would lose too many digits."""
+        if matrix.dtype != torch.float64:
+            return None
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        inflation = matrix.diagonal(dim1=-2, dim2=-1) * inverse.diagonal(dim1=-2, dim2=-1)
+        return inverse if float(inflation.max()) <= MAX_INFLATION else None
+
+
+def _not_none(t: Tensor | None) -> Tensor:
+    require(t is not None, "no matrix")
+    return t  # type: ignore[return-value]
+
+
+def _pick(x: Tensor, index: Tensor) -> Tensor:
+    """Cells `index` `(R, m)` of rows `(R, E, D)`: `(R, E, m)`."""
+    return x.gather(-1, index[:, None].expand(-1, x.shape[1], -1))
+
+
+def _by_hidden(error: Tensor, visible: Tensor, half_log_det: Tensor, inverse: Tensor,
+               inverses: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The lengths when most is visible, from the smaller block of what is hidden.
+
+    With :math:`\Lambda = \Sigma^{-1}`, e zero where hidden and :math:`g = \Lambda e`:
+    :math:`q = e^\top g - g_h^\top \Lambda_{hh}^{-1} g_h` and :math:`|\Sigma_{vv}| = |\Sigma| |\Lambda_{hh}|`.
+    """
+    error = torch.where(visible[:, None], error, 0)
+    g = torch.bmm(error.movedim(1, 0), inverse).movedim(0, 1)  # (R, E, D)
+    whole = (g * error).sum(-1)
+    hidden = (~visible[0]).sum()
+    if int(hidden) == 0:
+        return whole, half_log_det.expand(whole.shape)
+    index = (~visible).nonzero()[:, 1].reshape(len(visible), -1)
+    less, half = squared_lengths(inverses, index, _pick(g, index))
+    return (whole - less).clamp(min=0), half_log_det + half
+
+
+def covariance_from(x: Tensor, weights: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
+    r"""Weighted means and covariances S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`."""
+    require(0 <= shrinkage <= 1, "shrinkage must lie between 0 and 1", shrinkage)
+    locs, covariances = [], []
+    for w in weights.reshape(-1, len(x)):
+        loc = w @ x
+        centred = x - loc
+        # The mean of a constant is not quite the constant: rounding must not pass for variance.
+        centred = torch.where(centred.abs() <= 8 * torch.finfo(x.dtype).eps * loc.abs(), 0, centred)
+        covariance = (centred * w[:, None]).T @ centred
+        spread = covariance.diagonal().mean()
+        covariances.append((1 - shrinkage) * covariance + shrinkage * spread * torch.eye(x.shape[1]).to(x))
+        locs.append(loc)
+    batch, D = weights.shape[:-1], x.shape[1]
+    return torch.stack(locs).reshape(*batch, D), torch.stack(covariances).reshape(*batch, D, D)

@@ -1,0 +1,72 @@
+r"""The multivariate Gaussian as a joint: every marginal and conditional in closed form."""
+
+from typing import Self
+
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_ar.elliptical.base import NormalRadius, moments
+from pyro_ar.elliptical.dense import Dense, covariance_from
+
+__all__ = ["Gaussian"]
+
+
+class Gaussian(NormalRadius, Dense):
+    r"""Normal distribution with full covariance.
+
+    .. math:: \log p(x_v) = -\tfrac12 \left( |v| \log 2\pi + \log |\Sigma_{vv}|
+              + (x_v - \mu_v)^\top \Sigma_{vv}^{-1} (x_v - \mu_v) \right)
+
+    A marginal is the sub-block of the visible cells, so each pattern costs one Cholesky
+    factor, shared by the rows that have it. :math:`D + D (D + 1) / 2` free parameters.
+
+    Shapes:
+        - `loc` `(*B, D)`, `covariance_matrix` `(*B, D, D)`; `*B` broadcast.
+        - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
+
+    Raises:
+        ValueError: Wrong shapes, or a covariance that is not symmetric positive definite.
+
+    Source:
+        Bishop (2006), *Pattern Recognition and Machine Learning*, section 2.3.
+
+    Example:
+        >>> import math, torch
+        >>> joint = Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> seen = torch.tensor([True, False])
+        >>> joint.marginal(seen).log_prob(torch.tensor([0.0, math.nan]))  # -log(2 pi) / 2
+        tensor(-0.9189)
+        >>> joint.given(torch.tensor([1.0, math.nan]), seen).mode
+        tensor([1.0000, 0.5000])
+    """
+
+    arg_constraints = {"loc": constraints.real_vector, "covariance_matrix": constraints.positive_definite}
+    _matrix_name = "covariance_matrix"
+    covariance_matrix: Tensor
+
+    def __init__(self, loc: Tensor, covariance_matrix: Tensor, *, validate_args: bool | None = None) -> None:
+        super().__init__({"loc": loc, "covariance_matrix": covariance_matrix}, {"loc": 1, "covariance_matrix": 2},
+                         validate_args=validate_args)
+
+    @classmethod
+    def count_parameters(cls, num_features: int) -> int:
+        """D + D (D + 1) / 2; allocates nothing."""
+        return num_features + num_features * (num_features + 1) // 2
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count_parameters(self.event_shape[0])
+
+    @classmethod
+    def from_data(cls, x: Tensor, *, weights: Tensor | None = None, shrinkage: float = 0.0) -> Self:
+        r"""Maximum likelihood mean and covariance S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`.
+
+        Args:
+            x: `(N, D)`.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry.
+            shrinkage: a, from 0 to 1; more than 0 is needed with constant features or few rows.
+
+        Raises:
+            ValueError: Wrong shapes, NaN, no weight, or a covariance that is singular without shrinkage.
+        """
+        return cls(*covariance_from(*moments(x, weights), shrinkage))

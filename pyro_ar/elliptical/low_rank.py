@@ -1,0 +1,371 @@
+r"""Low rank plus diagonal: Gaussian and Student-t joints of many features, each pattern by Woodbury's identity."""
+
+import math
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+
+from pyro.distributions import constraints
+from torch import Size, Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
+from pyro_ar.elliptical.columns import solve_columns
+from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
+from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
+from pyro_ar.elliptical.student_t import check_df
+
+__all__ = ["LowRankGaussian", "LowRankStudentT", "low_rank_of"]
+
+MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
+FEW_ROWS = 4  # with fewer rows per pattern, the factors themselves are the cost
+EXACT = 200  # features up to which all eigenvectors are computed
+
+
+class _LowRank(Elliptical):
+    r"""Elliptical joint of :math:`\Sigma = F F^\top + \mathrm{diag}(d)`.
+
+    With :math:`C = I + F_v^\top D_v^{-1} F_v` and :math:`b = F_v^\top D_v^{-1} e_v`: :math:`q = e_v^\top D_v^{-1} e_v - b^\top C^{-1} b`
+    and :math:`|\Sigma_{vv}| = |C| \prod_v d`. C and b are sums over the visible cells, so for many rows they are
+    matrix products of the patterns themselves.
+    """
+
+    cov_factor: Tensor
+    cov_diag: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], event_dims: Mapping[str, int], *,
+                 validate_args: bool | None = None) -> None:
+        loc, factor, diag = (tensors[name] for name in ("loc", "cov_factor", "cov_diag"))
+        D = loc.shape[-1:]
+        fits = (loc.ndim >= 1 and factor.ndim >= 2 and loc.is_floating_point() and factor.shape[-2:-1] == D
+                and diag.shape[-1:] == D and factor.shape[-1] >= 1)
+        require(fits, f"{type(self).__name__} wants loc (*B, D), cov_factor (*B, D, r) and cov_diag (*B, D), floating",
+                loc, factor, diag)
+        super().__init__(tensors, event_dims, validate_args=validate_args)
+
+    def _check_tensors(self) -> None:
+        if not bool((self.cov_diag > 0).all()):
+            raise NotPositiveDefinite("cov_diag must be positive (constant features need shrinkage)")
+        if not bool(self.cov_factor.isfinite().all() & self.cov_diag.isfinite().all()):
+            raise NotPositiveDefinite("cov_factor and cov_diag must be finite")
+
+    @property
+    def rank(self) -> int:
+        """Columns of the factor."""
+        return self.cov_factor.shape[-1]
+
+    def _noise(self, shape: Size) -> Tensor:
+        def draw(*size: int) -> Tensor:
+            return torch.randn(*shape, *size, dtype=self.dtype, device=self.device)
+
+        return torch.einsum("...ij,...j->...i", self.cov_factor, draw(self.rank)) + self.cov_diag.sqrt() * draw(*self.event_shape)
+
+    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        F, d = self.cov_factor, self.cov_diag
+        factor = _cholesky(_identity_like(F) + F.mT @ (F / d.unsqueeze(-1)))
+        half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d.log().sum(-1) / 2
+        whitening = torch.linalg.solve_triangular(factor, (F / d.unsqueeze(-1)).mT, upper=False)  # (*B, r, D)
+
+        def length(x: Tensor) -> Tensor:
+            error = x - self.loc
+            return (error.square() / d).sum(-1) - torch.einsum("...ij,...j->...i", whitening, error).square().sum(-1)
+
+        step = max(1, MAX_WORK // max(1, math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape))))
+        if x.ndim <= len(self._own_batch_shape) + 1 or len(x) <= step:
+            return length(x), half
+        return torch.cat([length(part) for part in x.split(step)]), half
+
+    def _whiten(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        # The chain is a Kalman filter for the factors, one variable after the other.
+        F, d = self.cov_factor, self.cov_diag
+        mean, cov = torch.zeros_like(F[..., 0, :]), _identity_like(F)
+        errors, scales = [], []
+        for i in range(F.shape[-2]):
+            f = F[..., i, :]
+            gain = torch.einsum("...ij,...j->...i", cov, f)
+            variance = d[..., i] + (f * gain).sum(-1)
+            surprise = error[..., i] - (f * mean).sum(-1)
+            mean = mean + gain * (surprise / variance).unsqueeze(-1)
+            cov = cov - gain.unsqueeze(-1) * gain.unsqueeze(-2) / variance[..., None, None]
+            errors.append(surprise / variance.sqrt())
+            scales.append(variance.log() / 2)
+        return torch.stack(errors, -1), torch.stack(scales, -1)
+
+    def _regress(self, error: Tensor, visible: Tensor) -> Tensor:
+        own, D = self._own_batch_shape, self.event_shape[0]
+        left = torch.broadcast_shapes(error.shape[:-1], own)
+        F, d, entry = self._flat(own, left)
+        seen, rows = (t.expand(*left, D).reshape(-1, D) for t in (visible, error))
+        means = []
+        for turn in torch.arange(len(rows), device=rows.device).split(self._rows_per_turn()):
+            f = F[entry[turn]]
+            C, b = _sums(rows[turn], seen[turn], f, d[entry[turn]])
+            means.append((f @ torch.cholesky_solve(b.unsqueeze(-1), _cholesky(C))).squeeze(-1))
+        # At a visible cell the answer is the error itself.
+        answer = torch.cat(means).reshape(*left, D) if means else rows.reshape(*left, D)
+        return torch.where(visible, error, answer)
+
+    def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        own, D = self._own_batch_shape, self.event_shape[0]
+        left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], own)
+        wide = [t.expand(*left, D) for t in (x, visible)]
+        if left[len(left) - len(own):] == own and all(is_shared(t, own) for t in wide):
+            rows, seen = (without_batch(t, own) for t in wide)
+            return tuple(t.reshape(left) for t in self._part_of_rows(rows, seen))  # type: ignore[return-value]
+        F, d, entry = self._flat(own, left)
+        error, seen = (wide[0] - self.loc).reshape(-1, D), wide[1].reshape(-1, D)
+        q, half = [], []
+        for turn in torch.arange(len(error), device=error.device).split(self._rows_per_turn()):
+            e, v, mine = error[turn], seen[turn], d[entry[turn]]
+            C, b = _sums(e, v, F[entry[turn]], mine)
+            factor = _cholesky(C)
+            z = torch.linalg.solve_triangular(factor, b.unsqueeze(-1), upper=False).squeeze(-1)
+            q.append(torch.where(v, e.square() / mine, 0).sum(-1) - z.square().sum(-1))
+            half.append(factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + torch.where(v, mine.log(), 0).sum(-1) / 2)
+        if not q:
+            return error.new_zeros(left), error.new_zeros(left)
+        return torch.cat(q).reshape(left), torch.cat(half).reshape(left)
+
+    def _rows_per_turn(self) -> int:
+        return max(1, MAX_WORK // (self.event_shape[0] * self.rank))
+
+    def _flat(self, own: Size, left: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors `(E, D, r)` and diagonals `(E, D)` of all entries, and the entry of each row."""
+        D = self.event_shape[0]
+        entry = torch.arange(math.prod(own), device=self.device).reshape(own).expand(left).reshape(-1)
+        F = self.cov_factor.expand(*own, D, self.rank).reshape(-1, D, self.rank)
+        return F, self.cov_diag.expand(*own, D).reshape(-1, D), entry
+
+    # Rows whose values and patterns serve all entries: products of matrices.
+
+    def _part_of_rows(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """q and half log determinants `(R, E)` of rows and patterns `(R, D)`."""
+        own, D = self._own_batch_shape, self.event_shape[0]
+        F, d, _ = self._flat(own, own)
+        loc = self.loc.expand(*own, D).reshape(-1, D)
+        needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._tensors.values()))
+        patterns, which = distinct(visible)
+        alone = not needs_gradient and len(visible) < FEW_ROWS * len(patterns)
+        centre = loc.detach().mean(0)  # differences of squares lose fewer digits around it
+        x, loc = torch.where(visible, x - centre, 0), loc - centre
+        some = max(1, MAX_WORK // (4 * D * self.rank))
+        answers = []
+        for e in torch.arange(len(d), device=d.device).split(some):
+            f, inverse, m = F[e], 1 / d[e], loc[e]
+            v = visible.to(x.dtype)
+            square = x.square() @ inverse.T - 2 * x @ (m * inverse).T + v @ (m.square() * inverse).T
+            logs = v @ d[e].log().T / 2
+            b = _by_factor(x, f * inverse[..., None]) - _by_factor(v, f * (m * inverse)[..., None])
+            less, half = _alone(v, f, inverse, b) if alone else _together(patterns, which, f, inverse, b)
+            answers.append((square - less, half + logs))
+        q, half = (torch.cat(t, -1) for t in zip(*answers, strict=True))
+        return q.clamp(min=0), half
+
+
+class LowRankGaussian(NormalRadius, _LowRank):
+    r"""Normal distribution with covariance :math:`F F^\top + \mathrm{diag}(d)`: factor analysis, and its exact marginals.
+
+    :math:`2D + D r - r (r - 1) / 2` free parameters (the factor turns freely), never more than a full covariance has.
+
+    Shapes:
+        - `loc` `(*B, D)`, `cov_factor` `(*B, D, r)`, `cov_diag` `(*B, D)`, positive; `*B` broadcast.
+        - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
+
+    Raises:
+        ValueError: Wrong shapes, or `cov_diag` that is not positive.
+
+    Source:
+        Bishop (2006), *Pattern Recognition and Machine Learning*, section 12.2.4.
+
+    Example:
+        >>> joint = LowRankGaussian(torch.zeros(2), torch.tensor([[1.0], [1.0]]), torch.ones(2))
+        >>> joint.given(torch.tensor([1.0, math.nan]), torch.tensor([True, False])).mode
+        tensor([1.0000, 0.5000])
+    """
+
+    arg_constraints = {"loc": constraints.real_vector, "cov_factor": constraints.independent(constraints.real, 2),
+                       "cov_diag": constraints.independent(constraints.positive, 1)}
+
+    def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, *, validate_args: bool | None = None) -> None:
+        super().__init__({"loc": loc, "cov_factor": cov_factor, "cov_diag": cov_diag},
+                         {"loc": 1, "cov_factor": 2, "cov_diag": 1}, validate_args=validate_args)
+
+    @classmethod
+    def count_parameters(cls, num_features: int, rank: int) -> int:
+        """D for the centre, and D + D r - r (r - 1) / 2 or less for the covariance; allocates nothing."""
+        return num_features + _count(num_features, rank)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count_parameters(self.event_shape[0], self.rank)
+
+    @classmethod
+    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int = 0) -> Self:
+        r"""The leading eigenvectors of the shrunk covariance S, and a diagonal that keeps the variance of each cell.
+
+        Args:
+            x: `(N, D)`.
+            rank: r, from 1 to D.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry.
+            shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
+            em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage).
+
+        Raises:
+            ValueError: Wrong shapes, NaN, no weight, or constant cells without shrinkage.
+
+        Source:
+            Tipping, Bishop (1999), *Probabilistic principal component analysis*, JRSS B 61; EM: Rubin, Thayer (1982).
+        """
+        loc, covariance = covariance_from(*moments(x, weights), shrinkage)
+        return cls(loc, *low_rank_of(covariance, rank, em_steps=em_steps))
+
+
+class LowRankStudentT(StudentRadius, _LowRank):
+    r"""`StudentT` with scale matrix :math:`F F^\top + \mathrm{diag}(d)`.
+
+    :math:`1 + 2D + D r - r (r - 1) / 2` free parameters, never more than a full scale matrix has.
+
+    Shapes:
+        - `df` `(*B)` or a number; `loc` `(*B, D)`, `cov_factor` `(*B, D, r)`, `cov_diag` `(*B, D)`, positive; `*B` broadcast.
+        - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
+
+    Raises:
+        ValueError: Wrong shapes, or `df` or `cov_diag` that are not positive.
+
+    Example:
+        >>> joint = LowRankStudentT(1.0, torch.zeros(2), torch.tensor([[1.0], [1.0]]), torch.ones(2))
+        >>> joint.given(torch.tensor([1.0, math.nan]), torch.tensor([True, False])).mode
+        tensor([1.0000, 0.5000])
+    """
+
+    arg_constraints = {"df": constraints.positive, **LowRankGaussian.arg_constraints}
+
+    def __init__(self, df: Tensor | float, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, *,
+                 validate_args: bool | None = None) -> None:
+        super().__init__({"df": check_df(df, loc), "loc": loc, "cov_factor": cov_factor, "cov_diag": cov_diag},
+                         {"df": 0, "loc": 1, "cov_factor": 2, "cov_diag": 1}, validate_args=validate_args)
+
+    @classmethod
+    def count_parameters(cls, num_features: int, rank: int) -> int:
+        """One more than `LowRankGaussian`; allocates nothing."""
+        return 1 + LowRankGaussian.count_parameters(num_features, rank)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count_parameters(self.event_shape[0], self.rank)
+
+    @classmethod
+    def from_data(cls, x: Tensor, *, rank: int, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
+                  em_steps: int = 0) -> Self:
+        r"""As `LowRankGaussian.from_data`, times :math:`(\nu - 2)/\nu`, so that the covariance is matched.
+
+        Raises:
+            ValueError: As there; or `df` not more than 2.
+        """
+        require(df > 2, "df must be more than 2, for a covariance to match", df)
+        loc, covariance = covariance_from(*moments(x, weights), shrinkage)
+        return cls(df, loc, *low_rank_of(covariance * ((df - 2) / df), rank, em_steps=em_steps))
+
+
+def low_rank_of(matrix: Tensor, rank: int, *, em_steps: int = 0) -> tuple[Tensor, Tensor]:
+    r"""Factor `(*B, D, r)` and diagonal `(*B, D)` of a covariance `(*B, D, D)`, whose own diagonal they keep.
+
+    The eigenvectors of the r largest eigenvalues, the mean of the others taken off; then EM for factor analysis. Above 200 features the
+    eigenvectors are those of six steps of subspace iteration.
+
+    Raises:
+        ValueError: `rank` is not from 1 to D.
+    """
+    D = matrix.shape[-1]
+    require(1 <= rank <= D, f"rank must be from 1 to the {D} features", rank)
+    values, vectors = _leading(matrix, rank)
+    total = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    rest = (total - values.sum(-1)).clamp(min=0) / max(D - rank, 1)
+    factor = vectors * (values - rest[..., None]).clamp(min=0).sqrt().unsqueeze(-2)
+    diag = matrix.diagonal(dim1=-2, dim2=-1) - factor.square().sum(-1)
+    floor = 1e-6 * matrix.diagonal(dim1=-2, dim2=-1)  # of rank D, or after rounding, nothing might be left
+    diag = torch.maximum(diag, floor)
+    for _ in range(em_steps):
+        scaled = factor / diag.unsqueeze(-1)
+        C = _identity_like(factor) + factor.mT @ scaled
+        weights = torch.cholesky_solve(scaled.mT, torch.linalg.cholesky(C))  # (*B, r, D): factors from values
+        cross = matrix @ weights.mT
+        second = torch.cholesky_inverse(torch.linalg.cholesky(C)) + weights @ cross
+        factor = torch.linalg.solve(second, cross.mT).mT
+        diag = torch.maximum(matrix.diagonal(dim1=-2, dim2=-1) - (factor * cross).sum(-1), floor)
+    return factor, diag
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    D, more = matrix.shape[-1], 10
+    if D <= max(EXACT, rank + more):
+        values, vectors = torch.linalg.eigh(matrix)
+        return values[..., -rank:], vectors[..., -rank:]
+    noise = torch.Generator().manual_seed(0)  # equal data give equal factors
+    basis = torch.randn(*matrix.shape[:-2], D, rank + more, dtype=matrix.dtype, generator=noise).to(matrix.device)
+    for _ in range(6):
+        basis, _ = torch.linalg.qr(matrix @ basis)
+    values, inner = torch.linalg.eigh(basis.mT @ (matrix @ basis))
+    return values[..., -rank:], (basis @ inner)[..., -rank:]
+
+
+def _count(num_features: int, rank: int) -> int:
+    full = num_features * (num_features + 1) // 2
+    return min(full, num_features + num_features * rank - rank * (rank - 1) // 2)
+
+
+def _identity_like(F: Tensor) -> Tensor:
+    return torch.eye(F.shape[-1], dtype=F.dtype, device=F.device).expand(*F.shape[:-2], -1, -1)
+
+
+def _cholesky(C: Tensor) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(C)
+    if bool((info != 0).any()):
+        raise NotPositiveDefinite("the diagonal is too small beside the factor for this precision; use float64 or shrinkage")
+    return factor
+
+
+def _sums(error: Tensor, visible: Tensor, F: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """C `(n, r, r)` and b `(n, r)` of rows, each with its own factor `(n, D, r)`."""
+    scaled = F * (visible / d).unsqueeze(-1)
+    return _identity_like(F) + scaled.mT @ F, torch.einsum("ndr,nd->nr", scaled, torch.where(visible, error, 0))
+
+
+def _by_factor(rows: Tensor, F: Tensor) -> Tensor:
+    """Rows `(R, D)` by factors `(E, D, r)`: `(r, R, E)`."""
+    return torch.matmul(rows, F.permute(2, 1, 0))
+
+
+def _together(patterns: Tensor, which: Tensor, F: Tensor, inverse: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """b' C^-1 b and half log |C|, `(R, E)`; one factor per pattern, differentiable."""
+    less, half, rows_done = [], [], []
+    for u, pattern in enumerate(patterns):
+        f = F[:, pattern]
+        factor = _cholesky(_identity_like(F) + f.mT @ (f * inverse[:, pattern, None]))
+        rows = (which == u).nonzero().squeeze(-1)
+        mine = b[:, rows].permute(2, 0, 1)  # (E, r, rows)
+        less.append(torch.linalg.solve_triangular(factor, mine, upper=False).square().sum(1).T)
+        half.append(factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(len(rows), -1))
+        rows_done.append(rows)
+    back = torch.cat(rows_done).argsort()
+    return torch.cat(less)[back], torch.cat(half)[back]
+
+
+def _alone(visible: Tensor, F: Tensor, inverse: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_together`, a pattern per row and no gradient: the columns of C are products of the patterns."""
+    (E, _, r), (R, _) = F.shape, visible.shape
+    f, scaled = F.permute(2, 1, 0).contiguous(), (F * inverse[..., None]).permute(2, 1, 0).contiguous()  # (r, D, E)
+    answers = []
+    for turn in torch.arange(R, device=F.device).split(max(1, MAX_WORK // (E * (r + 1) * r // 2))):
+
+        def column(j: int, turn: Tensor = turn) -> Tensor:
+            a = visible.new_empty(r - j + 1, len(turn), E)
+            torch.matmul(visible[turn], f[j:] * scaled[j], out=a[:-1])
+            a[0] += 1
+            a[-1] = b[j, turn]
+            return a
+
+        answers.append(solve_columns(column, r))
+    return torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers])

@@ -1,0 +1,1 @@
+"""The experiments of the command line: what they measure, without the pictures and the tables."""

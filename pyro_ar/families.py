@@ -1,0 +1,293 @@
+r"""Families: modules that own weights, and give a joint when they are called."""
+
+import dataclasses
+import math
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from torch import Generator, Tensor, nn
+
+from pyro_ar import outputs
+from pyro_ar.autoregressive import Autoregressive
+from pyro_ar.checks import require
+from pyro_ar.nets.draws import skeleton
+from pyro_ar.nets.linear import LinearNet
+from pyro_ar.nets.made import MADENet
+from pyro_ar.nets.nade import NADENet
+from pyro_ar.nets.orderless import OrderlessNADENet
+from pyro_ar.order import make_order, random_orders
+from pyro_ar.outputs import Bernoulli, Output
+
+__all__ = ["FVSBN", "MADE", "NADE", "Family", "OrderlessNADE"]
+
+
+class Family(nn.Module):
+    r"""A module around a net; calling it reads the weights and binds them in an `Autoregressive`.
+
+    Priors on the weights work as in any Pyro module: `pyro.nn.module.to_pyro_module_(family)`, then set
+    entries of `family.net` to `PyroSample`. Weights are read once per call, so a draw is recorded once, and drawn
+    weights with extra left dimensions are batch dimensions.
+
+    Args:
+        net: A `Net`, or a module that keeps its promises: `event_shape`, `context_dim`, rows in and raw parameters out.
+        output: The output that the net was made for.
+        order: None (raster scan), a permutation of the flattened event, or 'random'.
+        generator: For a random order.
+
+    Raises:
+        ValueError: The order is no permutation of the variables.
+
+    Example:
+        >>> family = FVSBN(event_shape=(2, 2), context_dim=3)
+        >>> family(torch.eye(3)).batch_shape
+        torch.Size([3])
+    """
+
+    order: Tensor | None
+
+    def __init__(self, net: nn.Module, output: Output, *, order: Tensor | Sequence[int] | str | None = None,
+                 generator: Generator | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.output = output
+        n = math.prod(net.event_shape)  # type: ignore[arg-type]
+        self.register_buffer("order", None if order is None else make_order(order, n, generator))
+        self._names = tuple(name for name, _ in net.named_parameters())
+        # In a tuple, so that it is no submodule: a structure to bind weights to, which outlives changes of `net`.
+        self._skeleton = (skeleton(net),)
+
+    def forward(self, context: Tensor | None = None, order: Tensor | None = None) -> Autoregressive:
+        """The joint of the present weights.
+
+        Args:
+            context: `(*B, context_dim)`.
+            order: Instead of the family's own; one per row, `(*B, n)`, suits any-order families.
+        """
+        # By getattr, so that Pyro's random weights are sampled, and recorded, here.
+        weights = {name: _attribute(self.net, name) for name in self._names}
+        return Autoregressive(self._skeleton[0], weights, self.output, self.order if order is None else order, context)
+
+    def training_log_prob(self, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        r"""What `par.fit` maximises, one number per row `(N,)`, in nats.
+
+        log p(x | context), or log p(x_visible | context) for incomplete rows. An any-order family is scored in an
+        order drawn for each row.
+
+        Args:
+            x: `(N, *event)`; what is stored under a hidden cell is never read.
+            context: `(N, context_dim)`.
+            visible: bool `(N, *event)`, True = seen.
+        """
+        order = None
+        if getattr(self._skeleton[0], "any_order", False):
+            order = random_orders(len(x), math.prod(self.event_shape)).to(x.device)
+        joint = self(context, order)
+        return joint.log_prob(x) if visible is None else joint.marginal(visible).log_prob(x)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `par.save` writes beside the weights: the arguments to make the family again."""
+        net: Any = self._skeleton[0]
+        options = {name: getattr(net, name) for name in ("hidden", "activation") if hasattr(net, name)}
+        return {"event_shape": list(self.event_shape), "context_dim": self.context_dim, **options,
+                "output": {"name": type(self.output).__name__, **dataclasses.asdict(self.output)},  # type: ignore[call-overload]
+                "ordered": self.order is not None}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Family":
+        """The family of a `config`, with fresh weights (and a fresh order, if it has one: part of the weights' file)."""
+        options = dict(config)
+        output = dict(options.pop("output"))
+        options["output"] = getattr(outputs, _known_output(output.pop("name")))(**output)
+        options["event_shape"] = tuple(options["event_shape"])
+        order = range(math.prod(options["event_shape"])) if options.pop("ordered") else None
+        return cls(**options, order=order)  # type: ignore[arg-type]
+
+    def condition(self, context: Tensor) -> Autoregressive:
+        """The same as calling the family."""
+        return self(context)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self._skeleton[0].event_shape  # type: ignore[return-value]
+
+    @property
+    def context_dim(self) -> int:
+        return getattr(self._skeleton[0], "context_dim", 0)
+
+    @property
+    def num_parameters(self) -> int:
+        """Free parameters; weights that are always zero are not counted."""
+        count: Any = getattr(self._skeleton[0], "num_parameters", None)
+        return sum(p.numel() for p in self._skeleton[0].parameters()) if count is None else count
+
+
+class FVSBN(Family):
+    r"""Fully visible sigmoid belief network: each variable is a (multinomial) logistic regression on those before it.
+
+    Binary variables: n(n+1)/2 parameters and `log_prob` in one masked product.
+
+    Source:
+        Frey, Hinton, Dayan (1996), *Does the wake-sleep algorithm produce good density estimators?*, NIPS 8.
+
+    Example:
+        >>> FVSBN(784).num_parameters
+        307720
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], output: Output | None = None, context_dim: int = 0,
+                 order: Tensor | Sequence[int] | str | None = None, *, generator: Generator | None = None) -> None:
+        output = Bernoulli() if output is None else output
+        super().__init__(LinearNet(event_shape, output, context_dim), output, order=order, generator=generator)
+
+    @classmethod
+    def count_parameters(cls, event_shape: int | Sequence[int], output: Output | None = None,
+                         context_dim: int = 0) -> int:
+        """Free parameters of such a family, allocating nothing."""
+        return LinearNet.count(event_shape, output or Bernoulli(), context_dim)
+
+
+class NADE(Family):
+    r"""Neural autoregressive density estimator: one hidden layer, shared by all conditionals.
+
+    Args:
+        event_shape: An int or a tuple.
+        hidden: Hidden units.
+        output: `Bernoulli()` unless given.
+        context_dim: Width of the context, 0 for none.
+        order: None (raster scan), a permutation of the flattened event, or 'random'.
+        activation: 'sigmoid' or 'relu'.
+        generator: For a random order.
+
+    Source:
+        Larochelle, Murray (2011), *The neural autoregressive distribution estimator*, AISTATS.
+
+    Example:
+        >>> nade = NADE(event_shape=784, hidden=500)
+        >>> nade.num_parameters
+        784784
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], hidden: int = 100, output: Output | None = None,
+                 context_dim: int = 0, order: Tensor | Sequence[int] | str | None = None, *,
+                 activation: str = "sigmoid", generator: Generator | None = None) -> None:
+        output = Bernoulli() if output is None else output
+        net = NADENet(event_shape, output, context_dim, hidden=hidden, activation=activation)
+        super().__init__(net, output, order=order, generator=generator)
+
+    @classmethod
+    def count_parameters(cls, event_shape: int | Sequence[int], hidden: int = 100, output: Output | None = None,
+                         context_dim: int = 0) -> int:
+        """Free parameters of such a family, allocating nothing."""
+        return NADENet.count(event_shape, output or Bernoulli(), context_dim, hidden=hidden)
+
+
+class MADE(Family):
+    r"""Masked autoencoder for distribution estimation: a feed-forward net of any depth, one pass for all conditionals.
+
+    Args:
+        event_shape: An int or a tuple.
+        hidden: Hidden units of each layer.
+        output: `Bernoulli()` unless given.
+        context_dim: Width of the context, 0 for none.
+        order: None (raster scan), a permutation of the flattened event, or 'random'.
+        activation: 'relu', 'sigmoid' or 'tanh'.
+        generator: For a random order.
+
+    Source:
+        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML.
+
+    Example:
+        >>> MADE(event_shape=(1, 4, 4), hidden=(32, 32))().event_shape
+        torch.Size([1, 4, 4])
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], hidden: Sequence[int] | int = (100,),
+                 output: Output | None = None, context_dim: int = 0,
+                 order: Tensor | Sequence[int] | str | None = None, *, activation: str = "relu",
+                 generator: Generator | None = None) -> None:
+        output = Bernoulli() if output is None else output
+        net = MADENet(event_shape, output, context_dim, hidden=hidden, activation=activation)
+        super().__init__(net, output, order=order, generator=generator)
+
+    @classmethod
+    def count_parameters(cls, event_shape: int | Sequence[int], hidden: Sequence[int] | int = (100,),
+                         output: Output | None = None, context_dim: int = 0) -> int:
+        """Free parameters of such a family: wires that do not exist are not counted, and no weights are allocated."""
+        return MADENet.count(event_shape, output or Bernoulli(), context_dim, hidden=hidden)
+
+
+class OrderlessNADE(Family):
+    r"""Order-agnostic NADE: one net that answers in any order, a joint for each order.
+
+    Its joints are not `coherent`: `marginal` and `given` are exact for the chain that puts the visible variables
+    first, row by row, in one pass. Train it on random orders: `family(context, order=par.order.random_orders(len(x), n))`.
+
+    Args:
+        event_shape: An int or a tuple.
+        hidden: Hidden units.
+        output: `Bernoulli()` unless given.
+        context_dim: Width of the context, 0 for none.
+        order: Order of `log_prob` where none is asked for: None (raster scan), a permutation, or 'random'.
+        activation: 'sigmoid' or 'relu'.
+        generator: For a random order.
+
+    Source:
+        Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML.
+
+    Example:
+        >>> joint = OrderlessNADE(event_shape=16, hidden=8)()
+        >>> joint.marginal(torch.rand(5, 16) < 0.5).log_prob(torch.zeros(16)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, event_shape: int | Sequence[int], hidden: int = 100, output: Output | None = None,
+                 context_dim: int = 0, order: Tensor | Sequence[int] | str | None = None, *,
+                 activation: str = "sigmoid", generator: Generator | None = None) -> None:
+        output = Bernoulli() if output is None else output
+        net = OrderlessNADENet(event_shape, output, context_dim, hidden=hidden, activation=activation)
+        super().__init__(net, output, order=order, generator=generator)
+
+    def training_log_prob(self, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        r"""In training an unbiased estimate of log p(x_visible | context) averaged over all orders, `(N,)`, in nats.
+
+        Of the m visible variables of a row, d < m drawn ones are shown, and the others scored at once,
+        times m / (m - d): one matrix product, where the chain takes n steps. In evaluation
+        (`family.eval()`), the chain in an order drawn for each row.
+
+        Source:
+            Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML, eq. 11.
+        """
+        if not self.training:
+            return super().training_log_prob(x, context, visible)
+        joint = self(context)  # checks context and weights
+        net: Any = self.net
+        seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible
+        x = joint._check_value(x, seen)
+        many = seen.flatten(1).sum(-1, keepdim=True)
+        shown = (torch.rand(many.shape, device=x.device) * many).floor()
+        places = torch.rand(len(x), x[0].numel(), device=x.device).masked_fill(~seen.flatten(1), 2.0).argsort(-1).argsort(-1)
+        known = (places < shown).reshape(x.shape)
+        log_p = self.output.log_prob(net.given_known(x, known, context), x)
+        scale = (many / (many - shown).clamp(min=1)).squeeze(-1)
+        return torch.where(seen & ~known, log_p, 0.0).flatten(1).sum(-1) * scale
+
+    @classmethod
+    def count_parameters(cls, event_shape: int | Sequence[int], hidden: int = 100, output: Output | None = None,
+                         context_dim: int = 0) -> int:
+        """Free parameters of such a family, allocating nothing."""
+        return OrderlessNADENet.count(event_shape, output or Bernoulli(), context_dim, hidden=hidden)
+
+
+def _known_output(name: str) -> str:
+    require(name in outputs.__all__, f"output must be one of {outputs.__all__}", name)
+    return name
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,69 @@
+r"""The linear net: each raw parameter is a linear function of the variables before it."""
+
+import math
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from torch import Tensor, nn
+
+from pyro_ar.nets.base import Net, as_event_shape, as_rows
+from pyro_ar.outputs import Output
+
+__all__ = ["LinearNet"]
+
+
+class LinearNet(Net):
+    r"""raw_i = bias_i + sum_{j<i} weight_ij encode(x_j), one masked product.
+
+    Only the part of `weight` below the diagonal enters; a dense parameter may be trained directly.
+
+    Shapes:
+        - `weight` `(n, raw, n, inputs)`, `bias` `(n, raw)`, `context_weight` `(context_dim, n * raw)`.
+    """
+
+    broadcasts = True
+
+    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0) -> None:
+        super().__init__(event_shape, output, context_dim)
+        n, raw, inputs = self.num_variables, output.raw, output.inputs
+        self.weight = nn.Parameter(torch.randn(n, raw, n, inputs) * (0.1 / math.sqrt(n * inputs)))
+        self.bias = nn.Parameter(torch.zeros(n, raw))
+        self.context_weight = nn.Parameter(torch.zeros(context_dim, n * raw)) if context_dim else None
+
+    @staticmethod
+    def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0) -> int:
+        n, raw, inputs = math.prod(as_event_shape(event_shape)), output.raw, output.inputs
+        return n * (n - 1) // 2 * raw * inputs + n * raw * (1 + context_dim)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count(self.event_shape, self.output, self.context_dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        n, raw, event = self.num_variables, self.output.raw, len(self.event_shape)
+        left = x.shape[: x.ndim - event]
+        place = torch.arange(n, device=x.device)
+        before = (place[:, None] > place).reshape(n, 1, n, 1)
+        weight = (self.weight * before).flatten(2).flatten(0, 1)
+        features = self.output.encode(x.reshape(*left, n)).flatten(-2)
+        answer = features @ weight.mT + self.bias.flatten()
+        if context is not None and self.context_weight is not None:
+            answer = answer + context @ self.context_weight
+        return answer.reshape(*answer.shape[:-1], *self.event_shape, raw)
+
+    def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
+        bias = as_rows(context, self.context_weight, rows, self.bias)
+        # What is known so far; zeros of the weights' kind, so that it may be written to under vmap.
+        seen = self.weight.new_zeros(rows, self.num_variables, self.output.inputs)
+        return {"bias": bias, "seen": seen, "i": -1}
+
+    def advance(self, state: Any, value: Tensor | None) -> Tensor:
+        if value is not None:
+            state["seen"][:, state["i"]] = self.output.encode(value)
+        state["i"] += 1
+        i = state["i"]
+        # Row i alone: all rows each time would cost n times as much.
+        return state["bias"][:, i] + state["seen"][:, :i].flatten(1) @ self.weight[i, :, :i].flatten(1).mT

@@ -1,0 +1,165 @@
+r"""The MADE net: a feed-forward net of any depth, wired so that output i sees variables before i only."""
+
+import itertools
+import math
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from torch import Tensor, nn
+
+from pyro_ar.checks import require
+from pyro_ar.nets.base import Net, as_event_shape
+from pyro_ar.outputs import Output
+
+__all__ = ["MADENet"]
+
+BLOCK = 16  # variables whose units share one product when sampling
+ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+
+
+class MADENet(Net):
+    r"""Every hidden unit has a degree m and sees variables up to the m-th; output i sees units of degree below i.
+
+    Degrees are spread evenly and sorted, so that a unit of a layer sees a prefix of the layer below. Sampling
+    uses that: when variable i becomes known, only the units of degree i change, once and for all.
+
+    Shapes:
+        - `layers.l.weight` `(units, units below)`, `layers.l.bias` `(units,)`; the last layer is the output,
+          `n * raw` units. With a context `hidden_context` `(context_dim, first hidden)` is added to the
+          first layer and `output_context` `(context_dim, n * raw)` to the last.
+
+    Source:
+        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML.
+    """
+
+    broadcasts = True
+
+    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *,
+                 hidden: Sequence[int] | int = (100,), activation: str = "relu") -> None:
+        super().__init__(event_shape, output, context_dim)
+        require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
+        self.hidden, self.activation = _as_hidden(hidden), activation
+        degrees = _degrees(self.event_shape, output, context_dim, self.hidden)
+        self.layers = nn.ModuleList(
+            _Wired(below, above, last=above is degrees[-1]) for below, above in itertools.pairwise(degrees))
+        width = self.num_variables * output.raw
+        self.hidden_context = nn.Parameter(torch.randn(context_dim, self.hidden[0]) * 0.1) if context_dim else None
+        self.output_context = nn.Parameter(torch.zeros(context_dim, width)) if context_dim else None
+
+    @staticmethod
+    def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *,
+              hidden: Sequence[int] | int = (100,)) -> int:
+        event_shape, hidden = as_event_shape(event_shape), _as_hidden(hidden)
+        degrees = _degrees(event_shape, output, context_dim, hidden)
+        wires = sum(_count_wires(below, above, last=above is degrees[-1])
+                    for below, above in itertools.pairwise(degrees))
+        width = math.prod(event_shape) * output.raw
+        return wires + sum(hidden) + width + context_dim * (hidden[0] + width)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.output.encode(x.flatten(x.ndim - len(self.event_shape))).flatten(-2)
+        act = ACTIVATIONS[self.activation]
+        for i, layer in enumerate(self.layers):
+            h = layer(h)
+            if context is not None and i == 0:
+                h = h + context @ self.hidden_context
+            if i < len(self.hidden):
+                h = act(h)
+        if context is not None:
+            h = h + context @ self.output_context
+        return h.reshape(*h.shape[:-1], *self.event_shape, self.output.raw)
+
+    def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
+        biases = [layer.bias for layer in self.layers]
+        if context is not None:
+            biases[0] = biases[0] + context @ self.hidden_context
+            biases[-1] = biases[-1] + context @ self.output_context
+        # ends[l][m]: how many units of layer l are known after m variables; those of the last layer are needed then
+        places = torch.arange(self.num_variables)
+        degrees = [places.repeat_interleave(self.output.inputs) + 1, *(layer.degrees.cpu() for layer in self.layers[:-1])]
+        ends = [torch.searchsorted(d, places, right=True).tolist() for d in degrees]
+        known = [self.layers[0].weight.new_zeros(rows, len(d)) for d in degrees]
+        return {"known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": biases, "i": -1,
+                "ends": [*ends, ((places + 1) * self.output.raw).tolist()], "open": [None] * len(biases),
+                "weights": [layer.weight.mT for layer in self.layers]}
+
+    def advance(self, state: Any, value: Tensor | None) -> Tensor:
+        state["i"] += 1
+        i, j = state["i"], state["i"] % BLOCK
+        if value is not None:
+            state["inputs"][i - 1].copy_(self.output.encode(value))
+        for layer in range(len(self.hidden)):
+            if j == 0:
+                state["open"][layer] = self._open_block(state, layer)
+            before, below, weights, units = state["open"][layer]
+            if units[j].shape[1]:
+                h = torch.addmm(before[j], below, weights[j])
+                units[j].copy_(ACTIVATIONS[self.activation](h))
+        if j == 0:
+            state["open"][-1] = self._open_block(state, len(self.hidden))
+        before, below, weights, _ = state["open"][-1]
+        return torch.addmm(before[j], below, weights[j])
+
+    def _open_block(self, state: dict, layer: int) -> tuple:
+        """Prepare the units of a layer that the next variables need.
+
+        What they get from all that is known already is one product. What becomes known within the block is
+        still zero, so that each step may read all of it; views are made here, as slicing costs more than sampling.
+        """
+        i, ends, inner = state["i"], state["ends"][layer + 1], state["ends"][layer]
+        last = min(i + BLOCK, len(ends)) - 1
+        first = ends[i - 1] if i else 0
+        sizes = [ends[k] - (ends[k - 1] if k else 0) for k in range(i, last + 1)]
+        units, inside = slice(first, ends[last]), slice(inner[i], inner[last])
+        known, weight = state["known"], state["weights"][layer][:, units]
+        before = state["biases"][layer][..., units] + known[layer][:, :inner[i]] @ weight[:inner[i]]
+        own = known[layer + 1][:, units].split(sizes, 1) if layer < len(self.hidden) else ()
+        return before.split(sizes, 1), known[layer][:, inside], weight[inside].split(sizes, 1), own
+
+
+class _Wired(nn.Module):
+    """A linear layer in which a unit sees units of its own degree or below (the last layer: of lower degree only)."""
+
+    degrees: Tensor
+    wiring: Tensor
+
+    def __init__(self, below: Tensor, above: Tensor, *, last: bool) -> None:
+        super().__init__()
+        wiring = above[:, None] > below if last else above[:, None] >= below
+        self.register_buffer("degrees", above, persistent=False)
+        self.register_buffer("wiring", wiring, persistent=False)
+        fan_in = wiring.sum(1, keepdim=True).clamp(min=1)
+        gain = 0.5 if last else math.sqrt(2)
+        self.weight = nn.Parameter(torch.randn(len(above), len(below)) * wiring * gain / fan_in.sqrt())
+        self.bias = nn.Parameter(torch.zeros(len(above)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight * self.wiring).mT + self.bias
+
+
+def _as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    require(len(hidden) > 0 and all(isinstance(k, int) and k > 0 for k in hidden),
+            "hidden must be positive ints, one per layer", hidden)
+    return hidden
+
+
+def _degrees(event_shape: Sequence[int], output: Output, context_dim: int, hidden: tuple[int, ...]) -> list[Tensor]:
+    """Degrees of the features, of each hidden layer, and of the outputs."""
+    n = math.prod(event_shape)
+    low = 0 if context_dim else 1  # units of degree 0 see the context alone
+    variables = torch.arange(1, n + 1)
+    between = [low + torch.arange(k) * max(n - low, 1) // k for k in hidden]
+    return [variables.repeat_interleave(output.inputs), *between, variables.repeat_interleave(output.raw)]
+
+
+def _count_wires(below: Tensor, above: Tensor, *, last: bool) -> int:
+    """How many pairs are wired, without a table of them; both are sorted."""
+    return int(torch.searchsorted(below, above, right=not last).sum())

@@ -1,0 +1,284 @@
+r"""The order-agnostic NADE net: one set of weights, an order per row, and inputs that say which variables are known.
+
+What a known variable adds to the hidden layer depends on which variable it is and on its value. For discrete variables those
+sums stand in one table, so that a step is one gather. As in `nade`, the lean form keeps one pre-activation per block of steps.
+"""
+
+import itertools
+import math
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from torch import Tensor, nn
+
+from pyro_ar.checks import require
+from pyro_ar.nets.base import Net, as_event_shape, as_rows, transforms_active
+from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, CUT, MOVE, pieces
+from pyro_ar.outputs import Output
+
+__all__ = ["OrderlessNADENet", "orderless_chain", "plain_orderless_chain"]
+
+
+class OrderlessNADENet(Net):
+    r"""a_1 = c, a_{i+1} = a_i + U_{o_i} + encode(x_{o_i}) W_{o_i}, raw_i = b_{o_i} + activation(a_i) V_{o_i}.
+
+    Shapes:
+        - `input_weight` W `(n, inputs, hidden)`, `known_weight` U `(n, hidden)`, `output_weight` V `(n, hidden, raw)`,
+          `hidden_bias` c `(hidden,)`, `output_bias` b `(n, raw)`; with a context `hidden_context`
+          `(context_dim, hidden)` is added to c and `output_context` `(context_dim, n * raw)` to b.
+        - `forward(x, context, order)`: `x` in the order of its row, `order` `(rows, n)`.
+
+    Source:
+        Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML.
+    """
+
+    any_order = True
+
+    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100,
+                 activation: str = "sigmoid") -> None:
+        super().__init__(event_shape, output, context_dim)
+        require(isinstance(hidden, int) and hidden > 0, "hidden must be a positive int", hidden)
+        require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
+        n = self.num_variables
+        self.hidden, self.activation = hidden, activation
+        self.input_weight = nn.Parameter(torch.randn(n, output.inputs, hidden) / math.sqrt(n * output.inputs))
+        self.known_weight = nn.Parameter(torch.zeros(n, hidden))
+        self.output_weight = nn.Parameter(torch.randn(n, hidden, output.raw) * (0.5 / math.sqrt(hidden)))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.output_bias = nn.Parameter(torch.zeros(n, output.raw))
+        self.hidden_context = nn.Parameter(torch.randn(context_dim, hidden) * 0.1) if context_dim else None
+        self.output_context = nn.Parameter(torch.zeros(context_dim, n * output.raw)) if context_dim else None
+
+    @staticmethod
+    def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
+        n = math.prod(as_event_shape(event_shape))
+        return n * hidden * (output.inputs + 1 + output.raw) + (1 + context_dim) * (hidden + n * output.raw)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        rows, n = len(x), self.num_variables
+        x = x.flatten(1)
+        order = torch.arange(n, device=x.device).expand(rows, n) if order is None else order
+        a = as_rows(context, self.hidden_context, rows, self.hidden_bias)
+        table, index, scale = self._terms(x, order)
+        raw = orderless_chain(table, index, scale, order, a, self.output_weight, self.activation)
+        return (raw + self._bias(context, order)).unflatten(1, self.event_shape)
+
+    def given_known(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
+        """Raw parameters of every variable given the known ones, `(rows, *event, raw)`, in one matrix product.
+
+        Args:
+            x: `(rows, *event)`, in the event's own order; not read where not known.
+            known: bool, `(rows, *event)`.
+            context: `(rows, context_dim)`.
+        """
+        known = known.flatten(1)
+        features = self.output.encode(torch.where(known, x.flatten(1), 0)) * known.unsqueeze(-1)
+        a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
+        a = a + features.flatten(1) @ self.input_weight.flatten(0, 1) + known.to(a.dtype) @ self.known_weight
+        n, _, raw = self.output_weight.shape
+        out = ACTIVATIONS[self.activation](a) @ self.output_weight.transpose(0, 1).flatten(1)
+        return (out.unflatten(-1, (n, raw)) + as_rows(context, self.output_context, len(x), self.output_bias)
+                ).unflatten(1, self.event_shape)
+
+    def _bias(self, context: Tensor | None, order: Tensor) -> Tensor:
+        if context is None:
+            return self.output_bias[order]
+        bias = as_rows(context, self.output_context, len(order), self.output_bias)
+        return bias.gather(1, order.unsqueeze(-1).expand(bias.shape))
+
+    def _terms(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What known variables add: rows of a table `(T, hidden)`, `index` and `scale` `(*order.shape, terms)`."""
+        k, order = self.output.num_states, order.unsqueeze(-1)
+        if k is not None and not x.requires_grad:
+            states = self.output.encode(torch.arange(k, device=x.device, dtype=self.input_weight.dtype))
+            table = self.known_weight.unsqueeze(1) + states @ self.input_weight
+            return table.flatten(0, 1), order * k + x.long().unsqueeze(-1), None
+        table = torch.cat((self.known_weight.unsqueeze(1), self.input_weight), 1)
+        features = self.output.encode(x)
+        scale = torch.cat((torch.ones_like(features[..., :1]), features), -1)
+        terms = torch.arange(table.shape[1], device=x.device)
+        return table.flatten(0, 1), order * len(terms) + terms, scale
+
+    def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
+        if order is None:
+            order = torch.arange(self.num_variables, device=self.hidden_bias.device).expand(rows, -1)
+        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "order": order, "i": -1,
+                "bias": self._bias(context, order)}
+
+    def advance(self, state: Any, value: Tensor | None) -> Tensor:
+        if value is not None:
+            state["a"].add_(_added(*self._terms(value, state["order"][:, state["i"]])))
+        state["i"] += 1
+        here = state["order"][:, state["i"]]
+        h = ACTIVATIONS[self.activation](state["a"]).unsqueeze(-1)
+        return state["bias"][:, state["i"]] + (h * self.output_weight.index_select(0, here)).sum(1)
+
+
+def orderless_chain(table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor, V: Tensor,
+                    activation: str) -> Tensor:
+    r"""activation(a + sum_{j<i} of the terms of j) V_{o_i} for all i, `(rows, n, raw)`.
+
+    Args:
+        table: `(T, hidden)`.
+        index: Rows of the table that the variables add, `(rows, n, terms)`.
+        scale: Their factors, `(rows, n, terms)`, or None for ones.
+        order: `(rows, n)`.
+        a: Pre-activations before the first variable, `(rows, hidden)`.
+        V: `(n, hidden, raw)`.
+        activation: 'sigmoid' or 'relu'.
+    """
+    if transforms_active():
+        return plain_orderless_chain(table, index, scale, order, a, V, activation)
+    return _Chain.apply(table, index, scale, order, a, V, activation)
+
+
+def plain_orderless_chain(table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor, V: Tensor,
+                          activation: str) -> Tensor:
+    """`orderless_chain` in plain operations: differentiable any number of times, and by `torch.func`."""
+    raw = []
+    for i in range(order.shape[-1]):
+        raw.append((ACTIVATIONS[activation](a).unsqueeze(-1) * V.index_select(0, order[:, i])).sum(1))
+        a = a + _added(table, index[:, i], None if scale is None else scale[:, i])
+    return torch.stack(raw, 1)
+
+
+def _added(table: Tensor, index: Tensor, scale: Tensor | None) -> Tensor:
+    """What one variable adds in every row; `index` and `scale` `(rows, terms)`."""
+    if scale is None:
+        return table.index_select(0, index[:, 0])  # several times faster than table[index]
+    return (table[index] * scale.unsqueeze(-1)).sum(1)
+
+
+class _Chain(torch.autograd.Function):
+    """`orderless_chain`, remembering one pre-activation per block of steps; see `nade._Chain`."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor, V: Tensor,
+                activation: str) -> Tensor:
+        rows, n = order.shape
+        steps = _Steps(table, index, scale, order, activation, len(a))
+        kept = a.new_empty(-(-n // BLOCK), *a.shape) if any(ctx.needs_input_grad) else None
+        raw = a.new_empty(n, rows, V.shape[-1])
+        ctx.activation, ctx.scaled = activation, scale is not None
+        now, scratch = a.clone(), [torch.empty_like(a)]
+        for b, block in enumerate(pieces(n, BLOCK)):
+            if kept is not None:
+                kept[b] = now
+            for i, h in enumerate(steps.hidden(now, block, scratch), block.start):
+                _read(h, V.index_select(0, steps.order[i]), raw[i])
+            now += steps.total(block)
+        ctx.save_for_backward(table, index, order, a, V, *([] if scale is None else [scale]), *([] if kept is None else [kept]))
+        return raw.transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, index, order, a, V, *more = ctx.saved_tensors
+        scale, kept = more[0] if ctx.scaled else None, more[-1]
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # create_graph: the gradient itself must be differentiable
+            given = (table, index, scale, order, a, V)
+            inputs = [t for t, needed in zip(given, wanted, strict=False) if needed]
+            raw = plain_orderless_chain(*given, ctx.activation)
+            got = iter(torch.autograd.grad(raw, inputs, grad, create_graph=True, allow_unused=True))
+            return *(next(got) if needed else None for needed in wanted[:6]), None
+        n = order.shape[1]
+        steps = _Steps(table, index, scale, order, ctx.activation, len(a))
+        grads = grad.transpose(0, 1).contiguous().unbind()
+        G, dtable, dV = torch.zeros_like(a), torch.zeros_like(table), torch.zeros_like(V)
+        dscale = torch.zeros_like(steps.scale) if steps.scale is not None and wanted[2] else None
+        scratch = [torch.empty_like(a) for _ in range(BLOCK)]
+        for b, block in reversed(list(enumerate(pieces(n, BLOCK)))):
+            hidden = list(steps.hidden(kept[b], block, scratch))
+            for i, h in zip(reversed(range(block.start, block.stop)), reversed(hidden), strict=True):
+                steps.spread(i, G, dtable, None if dscale is None else dscale[i])
+                here, g = steps.order[i], grads[i]
+                back = _back(g, V.index_select(0, here))
+                dV.index_add_(0, here, h.unsqueeze(-1) * g.unsqueeze(1))
+                G += _derivative(back, h, ctx.activation)
+        if n == 1:  # nothing reads the only variable: no gradient, as in the plain form
+            return None, None, None, None, G, dV, None
+        return dtable, None, None if dscale is None else dscale.transpose(0, 1), None, G, dV, None
+
+
+class _Steps:
+    """The steps of a chain, steps first: what each adds to the pre-activation, and the hidden layer before it."""
+
+    def __init__(self, table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, activation: str,
+                 rows: int) -> None:
+        self.table, self.activation = table, activation
+        self.index = index.transpose(0, 1).contiguous()
+        self.scale = None if scale is None else scale.transpose(0, 1).contiguous()
+        self.order = order.transpose(0, 1).contiguous().unbind()
+        self.factors = None
+        if scale is None and activation == "sigmoid" and rows >= 16 and _moves_little(table):
+            self.factors = table.neg().exp_()  # of the odds, as in `nade`
+
+    def added(self, i: int) -> Tensor:
+        return _added(self.table, self.index[i], None if self.scale is None else self.scale[i])
+
+    def total(self, block: slice) -> Tensor:
+        """What the steps of a block add together."""
+        if self.scale is None:
+            return F.embedding_bag(self.index[block, :, 0].mT, self.table, mode="sum")
+        return torch.stack([self.added(i) for i in range(block.start, block.stop)]).sum(0)
+
+    def hidden(self, a: Tensor, block: slice, out: list[Tensor]) -> Iterator[Tensor]:
+        """The hidden layer of each step of a block that starts at `a`, written to `out` in turn."""
+        steps = zip(itertools.cycle(out), range(block.start, block.stop), strict=False)
+        if self.factors is None:
+            a = a.clone()
+            for h, i in steps:
+                yield torch.sigmoid(a, out=h) if self.activation == "sigmoid" else torch.clamp_min(a, 0, out=h)
+                a += self.added(i)
+            return
+        odds = a.clamp(-CUT[a.dtype], CUT[a.dtype]).neg_().exp_()
+        t, one = torch.empty_like(a), torch.ones_like(a[0])
+        for h, i in steps:
+            torch.add(odds, one, out=h)
+            yield h.reciprocal_()
+            odds *= torch.index_select(self.factors, 0, self.index[i, :, 0], out=t)
+
+    def spread(self, i: int, G: Tensor, dtable: Tensor, dscale: Tensor | None) -> None:
+        """The gradients of what one step added."""
+        for t, index in enumerate(self.index[i].unbind(1)):
+            dtable.index_add_(0, index, G if self.scale is None else G * self.scale[i, :, t, None])
+            if dscale is not None:
+                dscale[:, t] = (G * self.table.index_select(0, index)).sum(-1)
+
+
+def _moves_little(table: Tensor) -> bool:
+    """Whether no unit's odds move too far within a block, whatever the order."""
+    if table.dtype not in MOVE:
+        return False
+    size = table.abs()
+    if BLOCK * float(size.max()) <= MOVE[table.dtype]:
+        return True
+    return float(size.topk(min(BLOCK, len(size)), 0).values.sum(0).max()) <= MOVE[table.dtype]
+
+
+def _derivative(grad: Tensor, h: Tensor, activation: str) -> Tensor:
+    """Gradient of the pre-activation from that of the activation `h`, in place."""
+    if activation == "sigmoid":
+        return torch.ops.aten.sigmoid_backward.grad_input(grad, h, grad_input=grad)
+    return torch.ops.aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)
+
+
+def _read(h: Tensor, v: Tensor, out: Tensor) -> None:
+    """`(rows, hidden)` by `(rows, hidden, raw)`."""
+    if v.shape[-1] == 1:
+        torch.sum(v.squeeze_(-1).mul_(h), -1, keepdim=True, out=out)
+    else:
+        torch.matmul(h.unsqueeze(1), v, out=out.unsqueeze(1))
+
+
+def _back(g: Tensor, v: Tensor) -> Tensor:
+    """`(rows, raw)` by `(rows, hidden, raw)`; may change `v`."""
+    return v.squeeze_(-1).mul_(g) if v.shape[-1] == 1 else (v @ g.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,85 @@
+"""Shapes, and expanding."""
+
+import math
+
+from typing import Any
+
+import torch
+
+from torch import Size
+
+from pyro_ar.testing.oracles import (
+    agree,
+    check,
+    conditionals,
+    device_of,
+    dtype_of,
+    holds,
+    order_of,
+    refuses,
+)
+
+__all__ = ["conditionals_sum_to_log_prob", "expands", "shapes_agree"]
+
+
+@check
+def shapes_agree(joint: Any) -> None:
+    """`sample` and `log_prob` follow torch's shapes, with extra left dimensions and dimensions of size 1."""
+    batch, event = joint.batch_shape, joint.event_shape
+    holds(isinstance(batch, Size) and isinstance(event, Size), "batch_shape and event_shape must be torch.Size")
+    for shape in ((), (3,), [2], Size([2, 1, 3])):
+        x = joint.sample(shape)
+        holds(x.shape == Size(shape) + batch + event, f"sample({shape!r}) has shape {tuple(x.shape)}")
+        holds(x.dtype == dtype_of(joint), "samples must be floating, of the joint's dtype")
+        holds(joint.log_prob(x).shape == Size(shape) + batch, f"log_prob of sample({shape!r}) has a wrong shape")
+    x = joint.sample((2, 3))
+    expected = joint.log_prob(x)
+    agree(torch.stack([torch.stack([joint.log_prob(entry) for entry in row]) for row in x]), expected,
+          "log_prob of rows together and one by one")
+    agree(joint.log_prob(x.unsqueeze(1)), expected.unsqueeze(1), "log_prob with a dimension of size 1")
+    first = x[(0, 0, *[0] * len(batch))]  # one value for the whole batch
+    together = joint.log_prob(first.expand(batch + event))
+    agree(joint.log_prob(first), together, "log_prob of a value without batch dimensions")
+    ones = first.reshape(*[1] * len(batch), *event)
+    agree(joint.log_prob(ones), together, "log_prob of a value with batch dimensions of size 1")
+    agree(joint.log_prob(ones.expand(4, 1, *ones.shape)), together.expand(4, 1, *batch), "log_prob with more left dimensions")
+    holds(isinstance(joint.num_parameters, int) and joint.num_parameters >= 0, "num_parameters must be a whole number")
+    holds(sorted(order_of(joint).tolist()) == list(range(math.prod(event))), "order must be a permutation of the event's cells")
+
+
+@check
+def conditionals_sum_to_log_prob(joint: Any) -> None:
+    """`conditional_log_prob` is event-shaped and sums to `log_prob`."""
+    x = joint.sample((3, 2))
+    terms = conditionals(joint, x)
+    holds(joint.conditional_log_prob(x).shape == x.shape, "conditional_log_prob must have the shape of the value")
+    agree(terms.sum(-1), joint.log_prob(x), "sum of conditional_log_prob against log_prob")
+    first = x[(0, 0, *[0] * len(joint.batch_shape))]
+    spread = conditionals(joint, first.expand(joint.batch_shape + joint.event_shape))
+    agree(conditionals(joint, first), spread, "conditional_log_prob of a value without batch dimensions")
+
+
+@check
+def expands(joint: Any) -> None:
+    """`expand` takes a list or a Size, gives a new joint that keeps its queries and its validation."""
+    batch, event = joint.batch_shape, joint.event_shape
+    for shape in ([4, *batch], Size((2, 3, *batch))):
+        wide = joint.expand(shape)
+        holds(wide is not joint and joint.batch_shape == batch, "expand must give a new object and leave the old one")
+        holds(wide.batch_shape == Size(shape) and isinstance(wide.batch_shape, Size), "batch_shape of expand must be a Size")
+        holds(wide.event_shape == event, "expand must keep the event shape")
+        holds(type(wide) is type(joint), f"expand must keep the class; gave {type(wide).__name__}: write your own expand")
+        holds(wide._validate_args == joint._validate_args, "expand must keep validation as it is")
+        x = wide.sample((5,))
+        holds(x.shape == Size([5, *shape]) + event, f"sample of expand({shape}) has shape {tuple(x.shape)}")
+        agree(wide.log_prob(x), joint.log_prob(x), "log_prob of the expanded joint")
+        one = joint.sample()
+        agree(wide.log_prob(one), joint.log_prob(one).expand(shape), "log_prob of one value under the expanded joint")
+        rows = x[0].flatten(0, -len(event) - 1) if event else x[0].flatten()
+        holds(len(rows) == 1 or rows.unique(dim=0).shape[0] > 1 or joint.num_states is not None,
+              "draws of the expanded joint must be independent")
+        visible = torch.ones(event, dtype=torch.bool, device=device_of(joint))
+        agree(wide.marginal(visible).log_prob(x), joint.log_prob(x), "marginal of the expanded joint")
+        holds(wide.given(one, visible).sample().shape == Size(shape) + event, "given of the expanded joint has a wrong shape")
+    if batch:
+        refuses(lambda: joint.expand([batch[0] + 1, *batch[1:]] if batch[0] != 1 else []), "expand to a shape that does not fit")

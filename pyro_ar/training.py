@@ -1,0 +1,276 @@
+r"""Maximum likelihood for neural families on Lightning, and files that hold a trained family.
+
+The same families train with Pyro's own `SVI`; `fit` is the short way: progress bar, early stopping on
+held-out nats, the best weights kept, and resumption of an interrupted run.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torch import Tensor, nn
+
+from pyro_ar import families as _families
+from pyro_ar.checks import require
+from pyro_ar.families import Family
+
+__all__ = ["Fit", "fit", "load", "save"]
+
+FORMAT = "pyro_ar-1"
+
+
+@dataclass
+class Fit:
+    """What `fit` saw.
+
+    Attributes:
+        best_nats: Lowest held-out negative log-probability per row.
+        best_epoch: When it was seen, from 0.
+        epochs: How many were run.
+        history: Per epoch `(training nats, held-out nats)`.
+        stopped_early: Patience ran out before the last epoch.
+    """
+
+    best_nats: float
+    best_epoch: int
+    epochs: int
+    stopped_early: bool
+    history: list[tuple[float, float]] = field(default_factory=list)
+
+
+def fit(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None, *,
+        held_out: float | tuple[Tensor, ...] = 0.1, epochs: int = 200, batch_size: int = 128, lr: float = 1e-3,
+        weight_decay: float = 0.0, patience: int = 20, seed: int = 0, progress: bool = True,
+        folder: str | os.PathLike[str] | None = None, accelerator: str = "auto", devices: Any = 1) -> Fit:
+    r"""Train a family by maximum likelihood, in place; the best weights are kept.
+
+    The objective of a row is `model.training_log_prob`: log p(x | context) for a fixed order, the
+    order-agnostic objective for any-order families, log p(x_visible | context) where cells are hidden.
+
+    Args:
+        model: The family to train.
+        x: `(N, *event)`; what is stored under a hidden cell is never read.
+        context: `(N, context_dim)`, if the family has one.
+        visible: bool, `(N, *event)`, True = seen: training on incomplete rows.
+        held_out: The share of rows to hold out for early stopping, or held-out `(x[, context[, visible]])`.
+        epochs: At most so many.
+        batch_size: Rows per step.
+        lr: Adam's step size, decayed along a cosine to zero.
+        weight_decay: Decoupled, as in AdamW.
+        patience: Epochs without a better held-out figure before it stops.
+        seed: Of the split, the batches and the orders.
+        progress: Show a progress bar.
+        folder: Keep checkpoints there; the same call again resumes an interrupted run.
+        accelerator: As in Lightning.
+        devices: As in Lightning.
+
+    Raises:
+        ValueError: Shapes that do not fit, no rows, or weights or a loss that went NaN.
+        IntractableError: A fixed-order family cannot score these incomplete rows.
+    """
+    rows = _rows(model, x, context, visible)
+    train, val = _split(rows, held_out, seed) if isinstance(held_out, float) else (rows, _rows(model, *held_out))
+    require(min(epochs, batch_size, patience) >= 1, "epochs, batch_size and patience must be at least 1",
+            epochs, batch_size, patience)
+    require(lr > 0 and math.isfinite(lr), "lr must be positive", lr)
+    with contextlib.ExitStack() as stack:
+        where = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        where.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_quiet())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(seed)
+        return _run(model, train, val, where, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+                    patience=patience, seed=seed, progress=progress, accelerator=accelerator, devices=devices)
+
+
+def _rows(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> dict[str, Tensor]:
+    """The columns of the data, checked to have the same rows."""
+    event = tuple(model.event_shape)
+    require(isinstance(x, Tensor) and tuple(x.shape[1:]) == event and len(x) > 0, f"data must be rows of shape (N, {event})", x)
+    rows = {"x": x if x.is_floating_point() else x.to(torch.get_default_dtype())}
+    require((context is not None) == (model.context_dim > 0),
+            f"the family has context_dim={model.context_dim}; give context exactly if that is positive", context)
+    if context is not None:
+        require(tuple(context.shape) == (len(x), model.context_dim), f"context must have shape ({len(x)}, {model.context_dim})", context)
+        rows["context"] = context
+    if visible is not None:
+        require(visible.dtype == torch.bool and visible.shape == x.shape, f"visible must be bool of shape {tuple(x.shape)}", visible)
+        rows["visible"] = visible
+    return rows
+
+
+def _split(rows: dict[str, Tensor], share: float, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    n = len(rows["x"])
+    require(0 < share < 1 and n >= 2, "held_out must be a share between 0 and 1 of at least 2 rows", share)
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    cut = min(max(round(n * share), 1), n - 1)
+    return ({k: t[shuffled[cut:]] for k, t in rows.items()}, {k: t[shuffled[:cut]] for k, t in rows.items()})
+
+
+def _run(model: Family, train: dict[str, Tensor], val: dict[str, Tensor], folder: Path, *, epochs: int, batch_size: int,
+         lr: float, weight_decay: float, patience: int, seed: int, progress: bool, accelerator: str, devices: Any) -> Fit:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+
+    steps = epochs * math.ceil(len(train["x"]) / batch_size)
+    task = _task(model, lr, weight_decay, steps, seed)
+    best = ModelCheckpoint(folder, filename="best", monitor="held_out_nats", save_last=True, enable_version_counter=False)
+    stop = EarlyStopping("held_out_nats", patience=patience, check_finite=True)
+    bar: list[Any] = [TQDMProgressBar()] if progress else []
+    trainer = Trainer(accelerator=accelerator, devices=devices, max_epochs=epochs, callbacks=[best, stop, *bar], logger=False,
+                      enable_model_summary=False, enable_progress_bar=progress, num_sanity_val_steps=0)
+    last = folder / "last.ckpt"
+    trainer.fit(task, _batches(train, batch_size, True), _batches(val, 4 * batch_size, False),
+                ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    require(bool(task.history) or last.exists(), "training ended before its first epoch")
+    require(all(math.isfinite(v) for pair in task.history for v in pair),
+            "training diverged: a loss became NaN or infinite; use a smaller lr", lr)
+    state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+    model.load_state_dict({k.removeprefix("family."): v for k, v in state.items()})
+    score = float(best.best_model_score) if best.best_model_score is not None else math.nan
+    held = [v for _, v in task.history]
+    return Fit(score, held.index(min(held)) if held else 0, len(held), stop.stopped_epoch > 0, task.history)
+
+
+def _batches(rows: dict[str, Tensor], batch_size: int, shuffle: bool) -> Any:
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+
+    class Rows(torch.utils.data.Dataset):
+        """Batches are gathered at once: rows one by one would cost more than a step."""
+
+        def __len__(self) -> int:
+            return len(rows["x"])
+
+        def __getitem__(self, index: Any) -> dict[str, Tensor]:
+            return {k: t[index] for k, t in rows.items()}
+
+    data = Rows()
+    order = RandomSampler(data) if shuffle else SequentialSampler(data)  # type: ignore[arg-type]
+    return DataLoader(data, sampler=BatchSampler(order, batch_size, False), batch_size=None)
+
+
+def _task(model: Family, lr: float, weight_decay: float, steps: int, seed: int) -> Any:
+    from lightning.pytorch import LightningModule
+
+    class MaximumLikelihood(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.family = model
+            self.history: list[tuple[float, float]] = []
+            self.sums: dict[str, list[float]] = {"train": [0.0, 0.0], "held": [0.0, 0.0]}
+
+        def nats(self, batch: Mapping[str, Tensor], part: str) -> Tensor:
+            loss = -self.family.training_log_prob(batch["x"], batch.get("context"), batch.get("visible")).mean()
+            self.sums[part][0] += float(loss.detach()) * len(batch["x"])
+            self.sums[part][1] += len(batch["x"])
+            return loss
+
+        def training_step(self, batch: Mapping[str, Tensor]) -> Tensor:
+            loss = self.nats(batch, "train")
+            self.log("nats", loss.detach(), prog_bar=True, logger=False)
+            return loss
+
+        def validation_step(self, batch: Mapping[str, Tensor]) -> None:
+            # The same orders every time, so that epochs differ in their weights only.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                loss = self.nats(batch, "held")
+            self.log("held_out_nats", loss, prog_bar=True, logger=False, on_epoch=True, batch_size=len(batch["x"]))
+
+        def on_validation_epoch_end(self) -> None:
+            means = [total / max(count, 1) for total, count in self.sums.values()]
+            self.history.append((means[0], means[1]))
+            self.sums = {"train": [0.0, 0.0], "held": [0.0, 0.0]}
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["history"] = [list(pair) for pair in self.history]
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.history = [(a, b) for a, b in checkpoint["history"]]
+
+        def configure_optimizers(self) -> Any:
+            adam = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay)
+            decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+            return {"optimizer": adam, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
+
+    return MaximumLikelihood()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice about workers, loggers and devices does not concern our callers."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in (".*does not have many workers", ".*LeafSpec.*", ".*exists and is not empty", ".*GPU available",
+                            ".*isinstance.treespec", ".*log_every_n_steps", ".*lr_scheduler.step.*", ".*tensorboardX.*"):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def save(model: Family, path: str | os.PathLike[str]) -> None:
+    """Write weights and configuration to one safetensors file, at once or not at all.
+
+    Raises:
+        ValueError: Some weight is NaN.
+    """
+    from safetensors.torch import save as to_bytes
+
+    weights = {k: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
+    for name, t in weights.items():
+        require(not t.is_floating_point() or not bool(t.isnan().any()), f"weight {name} is NaN; it will not be saved", t)
+    text = json.dumps({"family": type(model).__name__, "config": model.config})
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(to_bytes(weights, {"format": FORMAT, "pyro_ar": text}))
+    os.replace(part, target)
+
+
+def load(path: str | os.PathLike[str], known: Mapping[str, type[Family]] | None = None) -> Family:
+    """Read a family that `save` wrote. Nothing in the file is executed.
+
+    Args:
+        path: The file.
+        known: Families of your own by class name, besides those of this library.
+
+    Raises:
+        ValueError: Not such a file, torn, of an unknown family, or weights that do not fit the configuration.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    require(Path(path).is_file(), "load wants a file written by save", str(path))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or is torn: {error}") from None
+    require(about.get("format") == FORMAT, f"{path} was not written by pyro_ar.save (format {FORMAT})", about.get("format"))
+    try:
+        head = json.loads(about["pyro_ar"])
+        name, config = head["family"], dict(head["config"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} has no readable configuration") from None
+    found = {**{n: getattr(_families, n) for n in _families.__all__}, **(known or {})}.get(name)
+    require(isinstance(found, type) and issubclass(found, nn.Module), f"{path} holds an unknown family", name)
+    try:
+        model = found.from_config(config)
+        model.load_state_dict(weights)
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path}: the configuration and the weights do not fit: {error}") from None
+    return model

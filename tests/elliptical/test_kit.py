@@ -1,0 +1,44 @@
+"""Every elliptical joint passes the conformance kit, or the check says why it does not apply."""
+
+import pytest
+import torch
+
+from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
+from pyro_ar.mixture import Mixture
+from pyro_ar.testing import CHECKS, NotApplicable
+
+randn = torch.randn
+
+
+def matrix(*batch, size=3):
+    root = randn(*batch, size, size)
+    return root @ root.mT / size + 0.3 * torch.eye(size)
+
+
+JOINTS = {
+    "gaussian": lambda: Gaussian(randn(3), matrix()),
+    "gaussian, batch": lambda: Gaussian(randn(2, 3), matrix(2)),
+    "student": lambda: StudentT(4.0, randn(3), matrix()),
+    "student, batch": lambda: StudentT(torch.tensor([3.0, 20.0]), randn(2, 3), matrix(2)),
+    "student, mixed batch": lambda: StudentT(torch.tensor([[5.0], [9.0]]), randn(3, 2), matrix(2, 1, size=2)),
+    "student, shared matrix": lambda: StudentT(6.0, randn(2, 3), matrix()),
+    "student, one variable": lambda: StudentT(5.0, randn(1), matrix(size=1)),
+    "low rank": lambda: LowRankGaussian(randn(4), randn(4, 2), torch.rand(4) + 0.3),
+    "low rank, batch": lambda: LowRankGaussian(randn(2, 3), randn(2, 3, 1), torch.rand(3) + 0.3),
+    "low rank student": lambda: LowRankStudentT(5.0, randn(3), randn(3, 2), torch.rand(3) + 0.3),
+    "low rank student, mixed batch": lambda: LowRankStudentT(
+        torch.tensor([[5.0], [9.0]]), randn(3, 2), randn(2, 1, 2, 1), torch.rand(2) + 0.3),
+    "mixture of low rank students": lambda: Mixture(randn(2), LowRankStudentT(
+        5.0, randn(2, 2), randn(2, 2, 1), torch.rand(2, 2) + 0.3)),
+    "mixture of students": lambda: Mixture(randn(2), StudentT(5.0, randn(2, 2), matrix(2, size=2))),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", JOINTS.values(), ids=JOINTS.keys())
+def test_conforms(make, check) -> None:
+    try:
+        check(make())
+    except NotApplicable as reason:
+        pytest.skip(str(reason))

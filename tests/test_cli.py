@@ -1,0 +1,175 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pyro_ar import cli, data
+
+SMALL = ["--rows", "200", "--seeds", "1", "--folds", "2", "--models", "independent,gaussian", "--occlusions", "random-0,random-50,left"]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def refused(capsys, *arguments):
+    """The one line on standard error."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("pyro-ar: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+# pyro-ar
+
+
+def test_help_and_version(capsys):
+    assert cli.main([]) == 0
+    assert "occlusion" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.count(".") >= 2
+    assert cli.main(["occlusion", "--help"]) == 0
+    assert "--binary" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["occlusion", "--nope"], ["occlusion", "--folds", "x"], ["parameters", "--states"]])
+def test_wrong_command_lines(capsys, arguments):
+    refused(capsys, *arguments)
+
+
+# pyro-ar parameters
+
+
+def test_parameters_table(capsys):
+    assert cli.main(["parameters", "--shape", "28x28", "--states", "2", "--classes", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "n = 784 variables (28x28), K = 2 states, C = 10 classes" in out
+    for text in ("2^784 - 1 (~10^236)", "307,720", "1,567", "3,085,049", "784 x 2^784", "r c 2^(h w)"):
+        assert text in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_parameters_json(capsys):
+    assert cli.main(["parameters", "--shape", "3", "--states", "256", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["full table"]["value"] == 256**3 - 1
+    assert cli.main(["parameters", "--shape", "1000000x1000000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["value"] is None
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--shape", "28*28"], "shape must be positive numbers such as 28x28, 3x32x32 or 784; got '28*28'"),
+    (["--shape", "0"], "positive"), (["--states", "1"], "2 states"), (["--classes", "1"], "2 classes"),
+])
+def test_parameters_bad_input(capsys, arguments, said):
+    assert said in refused(capsys, "parameters", *arguments)
+
+
+# pyro-ar occlusion
+
+
+def test_occlusion_run_and_rerun(capsys, tmp_path):
+    out = tmp_path / "results"
+    assert cli.main(["occlusion", *SMALL, "--out", str(out)]) == 0
+    first = capsys.readouterr().out
+    assert "2 models, 2 splits, 3 occlusions" in first
+    assert "Accuracy, %" in first
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["examples.png", "levels.png", "results.csv", "results.json", "shapes.png"]
+    assert cli.main(["occlusion", *SMALL, "--out", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert "4 of 4 units were there from an earlier run" in again
+    assert "other settings (data" in refused(capsys, "occlusion", *SMALL, "--binary", "--out", str(out))
+    binary = ["occlusion", *SMALL, "--occlusions", "random-50", "--binary", "--out", str(out)]
+    assert cli.main([*binary, "--fresh"]) == 0
+    assert "digits (binary): 200 rows of 64 variables (8x8), 2 states" in capsys.readouterr().out
+    (out / "results.json").write_text((out / "results.json").read_text()[:-30])
+    assert "is torn" in refused(capsys, *binary)
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    whole = cli.run
+
+    def interrupted(plan, results):
+        units = whole(plan, results)
+        yield next(units)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert cli.main(["occlusion", *SMALL, "--out", str(tmp_path)]) == 130
+    assert "1 of 4 units are done and kept in" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "run", whole)
+    assert cli.main(["occlusion", *SMALL, "--out", str(tmp_path)]) == 0
+    assert "1 of 4 units were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_a_killed_process_goes_on(tmp_path, kill):
+    command = [sys.executable, "-m", "pyro_ar.cli", "occlusion", "--models", "independent,Chow-Liu tree", "--seeds", "1",
+               "--rows", "600", "--folds", "3", "--occlusions", "random-90", "--out", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    file = tmp_path / "results.json"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        for _ in range(1200):
+            if file.exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(kill)
+        error = process.communicate()[1]
+    if kill == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on from there" in error
+        assert "Traceback" not in error
+    done = json.loads(file.read_text())["units"]
+    assert 1 <= len(done) < 6
+    assert cli.main([*command[3:]]) == 0
+    units = json.loads(file.read_text())["units"]
+    assert len(units) == 6
+    assert units[:len(done)] == done
+
+
+def test_data_from_files(capsys, tmp_path, monkeypatch):
+    digits = data.digits().head(120)
+    lines = [",".join(map(str, [*row.int().tolist(), int(label)])) for row, label in zip(digits.x, digits.y, strict=True)]
+    (tmp_path / "digits.csv").write_text("\n".join(lines))
+    arguments = ["occlusion", "--data", str(tmp_path / "digits.csv"), "--out", str(tmp_path / "out"), "--folds", "2", "--seeds", "1"]
+    assert "has no labels; say which column holds them with --label" in refused(capsys, *arguments)
+    assert cli.main([*arguments, "--label", "-1", "--models", "independent,Gaussian"]) == 0
+    assert "120 rows of 64 variables (no image), 17 states, 10 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--data", "nope"], "no data set or file called 'nope'"),
+    (["--data", "mnist"], "PYRO_AR_DATA names, which is not set"),
+    (["--data", "dna"], "several sets called dna"),
+    (["--models", "nope"], "model must be one of independent"),
+    (["--occlusions", "nope"], "occlusion must be one of random-0"),
+    (["--seeds", "a"], "--seeds must be whole numbers, such as 1,2,3; got 'a'"),
+    (["--seeds", ""], "--seeds must be whole numbers"),
+    (["--folds", "1"], "folds must be 2 or more"),
+    (["--folds", "1000"], "as many rows as there are folds"),
+    (["--rows", "0"], "rows must be 1 or more"),
+    (["--rows", "1"], "two classes or more"),
+    (["--threads", "0"], "threads"),
+])
+def test_occlusion_bad_input(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.delenv("PYRO_AR_DATA", raising=False)
+    assert said in refused(capsys, "occlusion", "--out", str(tmp_path / "out"), *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_torn_data_and_bad_folders(capsys, tmp_path):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
+    assert "torn.npz" in refused(capsys, "occlusion", "--data", str(tmp_path / "torn.npz"), "--out", str(tmp_path / "out"))
+    (tmp_path / "file").write_text("")
+    assert "results go into a folder" in refused(capsys, "occlusion", *SMALL, "--out", str(tmp_path / "file"))

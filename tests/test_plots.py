@@ -1,0 +1,94 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from PIL import Image
+
+from pyro_ar import plots
+
+
+def rendered(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("L"))
+
+
+def panels(models=3, n=4):
+    series = {f"model {i}": plots.Series([i + 1.0] * n, [0.1] * n) for i in range(models)}
+    return {"Accuracy (%)": series, "Log score (nats)": series}
+
+
+def texts(figure):
+    return [text.get_text() for axis in figure.axes for text in [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts]]
+
+
+def tile(posteriors):
+    seen = np.ones((8, 8), dtype=bool)
+    seen[:, :4] = False
+    return plots.Tile("left half", np.arange(64.0).reshape(8, 8), seen, 1, posteriors)
+
+
+@pytest.mark.parametrize("models", [1, 3, 12])
+def test_curves_say_what_they_show(models):
+    figure = plots.curves(panels(models), [0, 25, 50, 90], x_label="hidden (%)", title="All", note="over 5 splits")
+    assert rendered(figure).std() > 5  # not an empty page
+    assert {"Accuracy (%)", "Log score (nats)", "hidden (%)"} <= set(texts(figure))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"model {i}" for i in range(models)]
+    assert legend.get_title().get_text() == "over 5 splits"
+
+
+def test_series_are_told_apart_without_colour():
+    styles = [(s["marker"], s["linestyle"]) for s in plots._styles()[:20]]
+    assert len(set(styles)) == 20
+
+
+def test_gaps_where_there_is_no_exact_answer():
+    lines = {"Accuracy (%)": {"a": plots.Series([float("nan"), 2.0], [0.0, 0.1])}}
+    rendered(plots.curves(lines, [0, 50], x_label="hidden (%)"))
+    rendered(plots.dots(lines, ["left", "right"], y_label="what"))
+
+
+def test_dots():
+    figure = plots.dots(panels(), ["left", "right", "top", "bottom"], y_label="what is hidden")
+    assert rendered(figure).std() > 5
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["left", "right", "top", "bottom"]
+
+
+def test_posterior_panel():
+    tiles = [tile({"a": [0.1, 0.9], "b": [0.7, 0.3], "c": None})] * 3
+    figure = plots.posterior_panel(tiles, ["no", "yes"], title="All")
+    rendered(figure)
+    shown = texts(figure)
+    assert {"true class yes", "left half hidden", "90", "70", "no exact answer"} <= set(shown)
+    assert len(figure.axes[1].patches) == 32  # one for each hidden cell
+
+
+def test_legends_and_axes_do_not_overlap():
+    figures = [plots.curves(panels(9), [0, 25, 50, 90], x_label="x", note="a\nb"), plots.dots(panels(9), list("abcd"), y_label="y"),
+               plots.posterior_panel([tile({f"model {i}": [0.5, 0.5] for i in range(9)})] * 4, [0, 1], note="note")]
+    for figure in figures:
+        rendered(figure)
+        legend = figure.legends[0].get_window_extent()
+        for axis in figure.axes:
+            if axis.axison:
+                assert not legend.overlaps(axis.get_tightbbox())
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="one value per position"):
+        plots.curves(panels(), [0, 1], x_label="x")
+    with pytest.raises(ValueError, match="one value per category"):
+        plots.dots(panels(), ["a"], y_label="y")
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.curves({}, [0], x_label="x")
+    with pytest.raises(ValueError, match="at least one example"):
+        plots.posterior_panel([], [0, 1])
+
+
+def test_no_global_state():
+    code = "import sys, pyro_ar.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
