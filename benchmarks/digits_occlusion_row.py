@@ -60,8 +60,9 @@ def main():
     print("hidden:", *(f"{100 * level:.0f} %" for level in LEVELS))
     for name, make in models.items():
         accuracy, scores, seconds, fitting, parameters = row(make, X, y)
+        error = accuracy.std(0, ddof=1) / 5**0.5
         print(name, f"(fit {fitting.mean():.2f} s, {parameters} parameters)")
-        print("  accuracy %   ", *(f"{m:.2f}±{s:.2f}" for m, s in zip(accuracy.mean(0), accuracy.std(0, ddof=1) / 5**0.5)))
+        print("  accuracy %   ", *(f"{m:.2f}±{s:.2f}" for m, s in zip(accuracy.mean(0), error, strict=True)))
         print("  log score    ", *(f"{m:.3f}" for m in scores.mean(0)))
         print("  ms per row   ", *(f"{1000 * m:.2f}" for m in seconds.mean(0)), flush=True)
 

@@ -11,6 +11,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import torch
@@ -93,10 +94,25 @@ def print_peak(kind, which, rows, n, hidden):
     small = problem(kind, 16, 4, 8)
     forward = lean if which == "lean" else {"nade": nade_loop, "orderless": orderless_loop}[kind]
     step(forward, *small)  # what the first step of any kind loads is not counted
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loss = F.binary_cross_entropy_with_logits(forward(*args), args[1], reduction="sum")
-    loss.backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    seen, done = [resident()], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.append(resident())
+            time.sleep(1e-3)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    F.binary_cross_entropy_with_logits(forward(*args), args[1], reduction="sum").backward()
+    done.set()
+    watcher.join()
+    print(max(seen) - seen[0])
+
+
+def resident():
+    """MB of this process in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def main():

@@ -52,7 +52,7 @@ def _kl_joints(p: Joint, q: Joint) -> Tensor:
             f"KL({type(p).__name__} || {type(q).__name__}) over {size} has no exact answer here; it is exact for two tables, two "
             f"Gaussians, and discrete joints of at most {MAX_STATES} states. What works: par.estimate_kl, with its standard error")
     # Rounding may leave -1e-17 where the distance is zero.
-    return torch.where(answer < 0, answer * 0, answer).expand(shape)
+    return torch.where(answer < 0, answer.abs() * 0, answer).expand(shape)
 
 
 def _check_pair(p: Any, q: Any) -> Size:

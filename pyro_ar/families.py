@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from pyro_ar import outputs
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.checks import require
+from pyro_ar.mixture import Mixture
 from pyro_ar.nets.draws import skeleton
 from pyro_ar.nets.linear import LinearNet
 from pyro_ar.nets.made import MADENet
@@ -21,7 +22,7 @@ from pyro_ar.nets.orderless import OrderlessNADENet
 from pyro_ar.order import make_order, random_orders
 from pyro_ar.outputs import Bernoulli, Output
 
-__all__ = ["FVSBN", "MADE", "NADE", "Family", "OrderlessNADE"]
+__all__ = ["FVSBN", "MADE", "NADE", "Family", "OrderlessNADE", "OverOrders"]
 
 
 class Family(nn.Module):
@@ -96,6 +97,9 @@ class Family(nn.Module):
                 "output": {"name": type(self.output).__name__, **dataclasses.asdict(self.output)},  # type: ignore[call-overload]
                 "ordered": self.order is not None}
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Family":
         """The family of a `config`, with fresh weights (and a fresh order, if it has one: part of the weights' file)."""
@@ -104,7 +108,7 @@ class Family(nn.Module):
         options["output"] = getattr(outputs, _known_output(output.pop("name")))(**output)
         options["event_shape"] = tuple(options["event_shape"])
         order = range(math.prod(options["event_shape"])) if options.pop("ordered") else None
-        return cls(**options, order=order)  # type: ignore[arg-type]
+        return cls(**options, order=order)
 
     def condition(self, context: Tensor) -> Autoregressive:
         """The same as calling the family."""
@@ -280,6 +284,66 @@ class OrderlessNADE(Family):
                          context_dim: int = 0) -> int:
         """Free parameters of such a family, allocating nothing."""
         return OrderlessNADENet.count(event_shape, output or Bernoulli(), context_dim, hidden=hidden)
+
+
+class OverOrders(nn.Module):
+    r"""An any-order family as the equal mixture of its joints in several orders, again something to call for a joint.
+
+    The average over orders is a better density than most single ones, and hidden cells are answered by the mixture
+    of the visible-first chains of all the orders.
+
+    Args:
+        family: An any-order family; its weights are shared by all components.
+        num_orders: How many, drawn uniformly.
+        generator: For the orders.
+
+    Raises:
+        ValueError: The family has one fixed order, or `num_orders` is not positive.
+
+    Source:
+        Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML, section 3.2 (EoNADE).
+
+    Example:
+        >>> OverOrders(OrderlessNADE(event_shape=16, hidden=8), 4)().component_log_joint(torch.zeros(16)).shape
+        torch.Size([4])
+    """
+
+    orders: Tensor
+
+    def __init__(self, family: Family, num_orders: int, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        require(bool(getattr(family.net, "any_order", False)), "a mixture over orders wants an any-order family",
+                type(family).__name__)
+        require(isinstance(num_orders, int) and num_orders >= 1, "num_orders must be 1 or more", num_orders)
+        self.family = family
+        orders = random_orders(num_orders, math.prod(family.event_shape), generator=generator)
+        self.register_buffer("orders", orders)
+
+    def forward(self, context: Tensor | None = None) -> Mixture:
+        """The mixture of the present weights, of the batch shape of the context."""
+        joint = self.family(None if context is None else context.unsqueeze(-2), self.orders)
+        return Mixture(torch.zeros(len(self.orders), dtype=joint.dtype, device=joint.device), joint)
+
+    def condition(self, context: Tensor) -> Mixture:
+        """The same as calling it."""
+        return self(context)
+
+    def training_log_prob(self, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """That of the family: all its orders are trained."""
+        return self.family.training_log_prob(x, context, visible)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self.family.event_shape
+
+    @property
+    def context_dim(self) -> int:
+        return self.family.context_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the family: its orders share them."""
+        return self.family.num_parameters
 
 
 def _known_output(name: str) -> str:

@@ -1,5 +1,5 @@
 """`Gaussian`, which lives in `pyro_ar.elliptical`."""
 
-from pyro_ar.elliptical.gaussian import Gaussian as Gaussian
+from pyro_ar.elliptical.gaussian import Gaussian
 
 __all__ = ["Gaussian"]

@@ -49,7 +49,7 @@ class Fit:
     history: list[tuple[float, float]] = field(default_factory=list)
 
 
-def fit(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None, *,
+def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None, *,
         held_out: float | tuple[Tensor, ...] = 0.1, epochs: int = 200, batch_size: int = 128, lr: float = 1e-3,
         weight_decay: float = 0.0, patience: int = 20, seed: int = 0, progress: bool = True,
         folder: str | os.PathLike[str] | None = None, accelerator: str = "auto", devices: Any = 1) -> Fit:
@@ -59,7 +59,7 @@ def fit(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor
     order-agnostic objective for any-order families, log p(x_visible | context) where cells are hidden.
 
     Args:
-        model: The family to train.
+        model: The family to train (or an `OverOrders` around one).
         x: `(N, *event)`; what is stored under a hidden cell is never read.
         context: `(N, context_dim)`, if the family has one.
         visible: bool, `(N, *event)`, True = seen: training on incomplete rows.
@@ -94,7 +94,7 @@ def fit(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor
                     patience=patience, seed=seed, progress=progress, accelerator=accelerator, devices=devices)
 
 
-def _rows(model: Family, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> dict[str, Tensor]:
+def _rows(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> dict[str, Tensor]:
     """The columns of the data, checked to have the same rows."""
     event = tuple(model.event_shape)
     require(isinstance(x, Tensor) and tuple(x.shape[1:]) == event and len(x) > 0, f"data must be rows of shape (N, {event})", x)
@@ -118,7 +118,7 @@ def _split(rows: dict[str, Tensor], share: float, seed: int) -> tuple[dict[str, 
     return ({k: t[shuffled[cut:]] for k, t in rows.items()}, {k: t[shuffled[:cut]] for k, t in rows.items()})
 
 
-def _run(model: Family, train: dict[str, Tensor], val: dict[str, Tensor], folder: Path, *, epochs: int, batch_size: int,
+def _run(model: nn.Module, train: dict[str, Tensor], val: dict[str, Tensor], folder: Path, *, epochs: int, batch_size: int,
          lr: float, weight_decay: float, patience: int, seed: int, progress: bool, accelerator: str, devices: Any) -> Fit:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -131,8 +131,13 @@ def _run(model: Family, train: dict[str, Tensor], val: dict[str, Tensor], folder
     trainer = Trainer(accelerator=accelerator, devices=devices, max_epochs=epochs, callbacks=[best, stop, *bar], logger=False,
                       enable_model_summary=False, enable_progress_bar=progress, num_sanity_val_steps=0)
     last = folder / "last.ckpt"
-    trainer.fit(task, _batches(train, batch_size, True), _batches(val, 4 * batch_size, False),
-                ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(task, _batches(train, batch_size, True), _batches(val, 4 * batch_size, False),
+                    ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit; whether to leave is our caller's choice
+            raise KeyboardInterrupt from None
+        raise
     require(bool(task.history) or last.exists(), "training ended before its first epoch")
     require(all(math.isfinite(v) for pair in task.history for v in pair),
             "training diverged: a loss became NaN or infinite; use a smaller lr", lr)
@@ -156,11 +161,11 @@ def _batches(rows: dict[str, Tensor], batch_size: int, shuffle: bool) -> Any:
             return {k: t[index] for k, t in rows.items()}
 
     data = Rows()
-    order = RandomSampler(data) if shuffle else SequentialSampler(data)  # type: ignore[arg-type]
+    order = RandomSampler(data) if shuffle else SequentialSampler(data)
     return DataLoader(data, sampler=BatchSampler(order, batch_size, False), batch_size=None)
 
 
-def _task(model: Family, lr: float, weight_decay: float, steps: int, seed: int) -> Any:
+def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int) -> Any:
     from lightning.pytorch import LightningModule
 
     class MaximumLikelihood(LightningModule):
@@ -266,8 +271,8 @@ def load(path: str | os.PathLike[str], known: Mapping[str, type[Family]] | None 
         name, config = head["family"], dict(head["config"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} has no readable configuration") from None
-    found = {**{n: getattr(_families, n) for n in _families.__all__}, **(known or {})}.get(name)
-    require(isinstance(found, type) and issubclass(found, nn.Module), f"{path} holds an unknown family", name)
+    found: Any = {**{n: getattr(_families, n) for n in _families.__all__}, **(known or {})}.get(name)
+    require(isinstance(found, type) and issubclass(found, Family), f"{path} holds an unknown family", name)
     try:
         model = found.from_config(config)
         model.load_state_dict(weights)

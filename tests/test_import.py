@@ -4,12 +4,10 @@ import subprocess
 import sys
 
 CODE = """
-import sys, torch, pyro, pyro.distributions as dist
-before = (torch.get_default_dtype(), dist.Distribution._validate_args if hasattr(dist, "Distribution") else None,
-          torch.distributions.Distribution._validate_args, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
+import sys, torch, pyro
+before = (torch.get_default_dtype(), torch.distributions.Distribution._validate_args, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
 import pyro_ar
-after = (torch.get_default_dtype(), dist.Distribution._validate_args if hasattr(dist, "Distribution") else None,
-         torch.distributions.Distribution._validate_args, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
+after = (torch.get_default_dtype(), torch.distributions.Distribution._validate_args, torch.random.get_rng_state().tolist(), torch.is_grad_enabled())
 assert before == after
 assert "lightning" not in sys.modules and "matplotlib.pyplot" not in sys.modules
 assert sorted(pyro_ar.__all__) == list(pyro_ar.__all__), "public names are kept in order"

@@ -12,13 +12,20 @@ from torch.distributions import (
     MultivariateNormal,
     TransformedDistribution,
 )
-from torch.distributions.transforms import AffineTransform, ComposeTransform, ExpTransform, SoftplusTransform, TanhTransform
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    SoftplusTransform,
+    TanhTransform,
+)
 
 from pyro_ar.elliptical import Gaussian, StudentT
 from pyro_ar.mixture import Mixture
+from pyro_ar.rank_normal import RankNormal
 from pyro_ar.tables import FullTable
 from pyro_ar.testing import CHECKS, NotApplicable
-from pyro_ar.transformed import RankNormal, Transformed, logit
+from pyro_ar.transformed import Transformed, logit
 
 randn = torch.randn
 pytestmark = pytest.mark.usefixtures("float64")

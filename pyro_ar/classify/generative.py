@@ -166,7 +166,8 @@ class GenerativeClassifier(PartlySeenClassifier):
         joints: Any = self.joint_.joints
         learnt = len(self.classes_) - 1 if self.prior is None else 0
         if isinstance(self.likelihood_, nn.Module):
-            return learnt + joints.num_parameters  # the classes share one set of weights
+            # The classes, and the orders of an ensemble, share one set of weights.
+            return learnt + getattr(self.likelihood_, "num_parameters", joints.num_parameters)
         if isinstance(joints, Joint):
             return learnt + len(self.classes_) * joints.num_parameters
         return learnt + sum(joint.num_parameters for joint in joints)

@@ -18,19 +18,23 @@ from torch.distributions import Transform
 
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
-from pyro_ar.elliptical import StudentT
+from pyro_ar.elliptical import LowRankStudentT, StudentT
+from pyro_ar.elliptical.factor_analysis import low_rank_of
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
-from pyro_ar.transformed import RankNormal, Transformed
+from pyro_ar.rank_normal import RankNormal
+from pyro_ar.transformed import Transformed
 
 __all__ = ["MixtureDiscriminantAnalysis"]
 
 CENTRE_ROWS = 3.0  # how many rows the centre of its class is worth to a component
 WEIGHT_ROWS = 0.5  # and to its weight
 WITHIN = 0.8  # components are expected to be so much narrower than their class, in variance
+MAX_DENSE = 150  # features up to which the matrices are full unless told otherwise
+RANK = 15  # above
 SHIFT_WEIGHT = 0.1  # of the images moved by one pixel, in the scatter of a component
 
-GRID = {"num_components": (1, 6, (4, 6, 8, 10, 12)), "transform": ("rank-normal", None), "shrinkage": (0.1, 0.3)}
+GRID = {"num_components": (1, 6, (4, 6, 8, 10, 12)), "feature_transform": ("rank-normal", None), "shrinkage": (0.1, 0.3)}
 HIDDEN = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -53,15 +57,17 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     Args:
         num_components: Of each class; several numbers: the average of the mixtures of each.
         df: Degrees of freedom :math:`\nu`, more than 2.
-        transform: 'rank-normal' (`RankNormal`, learnt on the training rows), None, or a torch transform whose inverse is applied
+        feature_transform: 'rank-normal' (`RankNormal`, learnt on the training rows), None, or a torch transform whose inverse is applied
             to the cells; its tensors broadcast to flattened rows, and rows outside its image are refused.
         shrinkage: a, towards a multiple of the identity, from 0 to 1.
         pooling: b, towards the pooled covariance within classes, from 0 to 1.
         prior_rows: r, how many rows the covariance of the class is worth to a component.
+        rank: Of the scale matrices, which are then low rank plus diagonal (`LowRankStudentT`): mixtures of factor analysers.
+            None: full up to 150 cells, 15 above. 0: full.
         image_shape: `(height, width)` or with channels before; images moved by one pixel then widen the components. None: the rows' own
             shape, where they are not flat. `()`: no images.
         em_steps: Steps of EM after k-means, under the same shrinkage.
-        select: Choose `num_components`, `transform` and `shrinkage` on a quarter of the training rows, by the log score
+        select: Choose `num_components`, `feature_transform` and `shrinkage` on a quarter of the training rows, by the log score
             over five shares of hidden cells; a stratified split. The choice is in `settings_`.
         prior: As in `GenerativeClassifier`.
         num_classes: As in `GenerativeClassifier`.
@@ -90,15 +96,16 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     settings_: dict[str, Any]
 
     def __init__(self, num_components: int | Sequence[int] = (4, 6, 8, 10, 12), df: float = 10.0, *,
-                 transform: Any = "rank-normal", shrinkage: float = 0.1, pooling: float = 0.2, prior_rows: float = 20.0,
-                 image_shape: Sequence[int] | None = None, em_steps: int = 0, select: bool = False, prior: Any = None,
+                 feature_transform: Any = "rank-normal", shrinkage: float = 0.1, pooling: float = 0.2, prior_rows: float = 20.0,
+                 rank: int | None = None, image_shape: Sequence[int] | None = None, em_steps: int = 0, select: bool = False, prior: Any = None,
                  num_classes: int | None = None, random_state: Any = None) -> None:
         self.num_components = num_components
         self.df = df
-        self.transform = transform
+        self.feature_transform = feature_transform
         self.shrinkage = shrinkage
         self.pooling = pooling
         self.prior_rows = prior_rows
+        self.rank = rank
         self.image_shape = image_shape
         self.em_steps = em_steps
         self.select = select
@@ -107,17 +114,18 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         self.random_state = random_state
 
     @classmethod
-    def count_parameters(cls, num_classes: int, num_features: int, num_components: int | Sequence[int]) -> int:
+    def count_parameters(cls, num_classes: int, num_features: int, num_components: int | Sequence[int],
+                         rank: int | None = None) -> int:
         """Free parameters without transform, with a learnt prior; allocates nothing. `df` is given, not learnt."""
-        K = sum(_numbers(num_components))
-        each = num_features + num_features * (num_features + 1) // 2
+        K, r = sum(_numbers(num_components)), _rank(rank, num_features)
+        each = (LowRankStudentT.count_parameters(num_features, r) if r else StudentT.count_parameters(num_features)) - 1
         return num_classes - 1 + num_classes * (K - 1 + K * each)
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters, those of the transform included;
- C - 1 less where the prior is given."""
-        total = self.count_parameters(len(self.classes_), self.n_features_in_, self.settings_["num_components"])
+        """Free parameters, those of the transform included; C - 1 less where the prior is given."""
+        numbers = self.settings_["num_components"]
+        total = self.count_parameters(len(self.classes_), self.n_features_in_, numbers, self.rank)
         total += getattr(self.transform_, "num_parameters", 0)
         return total if self.prior is None else total - (len(self.classes_) - 1)
 
@@ -148,9 +156,11 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         require(0 <= self.shrinkage <= 1, "shrinkage must lie between 0 and 1", self.shrinkage)
         require(0 <= self.pooling <= 1, "pooling must lie between 0 and 1", self.pooling)
         require(self.prior_rows > 0, "prior_rows must be more than 0", self.prior_rows)
+        require(self.rank is None or self.rank >= 0, "rank must be None, 0 or more", self.rank)
         require(self.em_steps >= 0, "em_steps must be 0 or more", self.em_steps)
-        known = self.transform is None or isinstance(self.transform, Transform) or self.transform == "rank-normal"
-        require(known, "transform must be 'rank-normal', None or a torch transform", self.transform)
+        change = self.feature_transform
+        known = change is None or isinstance(change, Transform) or change == "rank-normal"
+        require(known, "feature_transform must be 'rank-normal', None or a torch transform", change)
 
     def _wanted_classes(self) -> int | None:
         return self.num_classes
@@ -162,16 +172,21 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         require(visible is None, "MixtureDiscriminantAnalysis.fit wants complete training rows", visible)
         empty = (context.sum(0) == 0).nonzero().flatten().tolist()
         require(not empty, "every class needs at least one training row", f"none of {self.classes_[empty].tolist()}")
-        rows = x.flatten(1)
+        rows, label = x.flatten(1), context.argmax(1)
         self.transform_ = self._fit_transform(rows)
-        moved = _shifted(rows, self._image_shape())
-        z, moved = ((t if self.transform_ is None else self.transform_.inv(t)) for t in (rows, moved))
-        mixture = self._fit_mixtures(z, moved, context.argmax(1))
-        return mixture if self.transform_ is None else Transformed(mixture, self.transform_)
+        mixture = self._fit_mixtures([rows[label == c] for c in range(len(self.classes_))])
+        if self.transform_ is None:
+            return mixture
+        joint = Transformed(mixture, self.transform_)
+        joint._check_value(rows[:, None])  # some of torch's inverses give numbers outside their image too
+        return joint
 
     def _fit_transform(self, rows: Tensor) -> Transform | None:
-        chosen = self._settings["transform"]
+        chosen = self._settings["feature_transform"]
         return RankNormal.from_data(rows) if isinstance(chosen, str) else chosen
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        return rows if self.transform_ is None else self.transform_.inv(rows)
 
     def _image_shape(self) -> tuple[int, ...]:
         shape = self.event_shape_ if self.image_shape is None else tuple(self.image_shape)
@@ -179,57 +194,65 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
                 shape)
         return shape
 
-    def _fit_mixtures(self, z: Tensor, moved: Tensor, label: Tensor) -> Mixture:
-        """Mixture of batch shape `(C,)`."""
+    def _fit_mixtures(self, classes: list[Tensor]) -> Mixture:
+        """Mixture of batch shape `(C,)` from the rows of each class."""
         random = check_random_state(0 if self.random_state is None else self.random_state)
-        classes = [z[label == c] for c in range(len(self.classes_))]
-        covariances = torch.stack([_covariance(rows) for rows in classes])
-        share = torch.tensor([len(rows) / len(z) for rows in classes]).to(z)
-        pooled = torch.einsum("c,cij->ij", share, covariances)
+        scores = [self._scores(rows) for rows in classes]
+        covariances = torch.stack([_covariance(z) for z in scores])
+        share = torch.tensor([len(z) for z in scores]).to(covariances)
+        pooled = torch.einsum("c,cij->ij", share / share.sum(), covariances)
         targets = (1 - self.pooling) * covariances + self.pooling * pooled
-        parts = [self._fit_class(rows, moved[:, label == c], targets[c], random) for c, rows in enumerate(classes)]
-        log_weights, locs, scales = (torch.stack(t) for t in zip(*parts, strict=True))
-        return Mixture(log_weights, StudentT(self.df, locs, scales))
+        shape = self._image_shape()
+        parts = [self._fit_class(z, self._scores(_shifted(rows, shape)), target, random)
+                 for rows, z, target in zip(classes, scores, targets, strict=True)]
+        log_weights, *form = (torch.stack(t) for t in zip(*parts, strict=True))
+        return Mixture(log_weights, self._joint(*form))
+
+    def _joint(self, *form: Tensor) -> StudentT | LowRankStudentT:
+        return StudentT(self.df, *form) if len(form) == 2 else LowRankStudentT(self.df, *form)
 
     def _fit_class(self, z: Tensor, moved: Tensor, target: Tensor, random: np.random.RandomState) -> list[Tensor]:
-        """Log weights `(K,)`, centres and scale matrices of all mixtures of one class."""
+        """Log weights `(K,)`, centres and scale matrices (or their factors and diagonals) of all mixtures of one class."""
         found = []
         numbers = _numbers(self._settings["num_components"])
+        different = len(z.unique(dim=0))
         for k in numbers:
-            own = torch.nn.functional.one_hot(_clusters(z, k, random), k).to(z)
-            part = self._components(z, moved, target, own, own)
+            own = torch.nn.functional.one_hot(_clusters(z, min(k, different), random), k).to(z)
+            weights, *form = self._components(z, moved, target, own, own)
             for _ in range(self.em_steps):
-                part = self._components(z, moved, target, *self._expect(z, *part))
-            weights, loc, scale = part
-            found.append((weights.log() - math.log(len(numbers)), loc, scale))
+                weights, *form = self._components(z, moved, target, *self._expect(z, weights, *form))
+            found.append((weights.log() - math.log(len(numbers)), *form))
         return [torch.cat(t) for t in zip(*found, strict=True)]
 
-    def _expect(self, z: Tensor, weights: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _expect(self, z: Tensor, weights: Tensor, *form: Tensor) -> tuple[Tensor, Tensor]:
         """Shares of the rows in the components `(N, k)`, and those pulled in where a row lies far out."""
-        joint = StudentT(self.df, loc, scale)
-        own = (joint.log_prob(z[:, None]) + weights.log()).softmax(-1)
-        q, _ = joint._whole(z[:, None])
-        # The scale matrix is (df - 2)/df of what `_components` calls a covariance; the pull undoes that where q is typical.
-        return own, own * (self.df + z.shape[1]) / (self.df + q) * (self.df / (self.df - 2))
+        joint = self._joint(*form)
+        q, half = joint._whole(z[:, None])
+        own = (joint._radial(q, z.shape[1]) - half + weights.log()).softmax(-1)
+        return own, own * (self.df + z.shape[1]) / (self.df + q)
 
     def _components(self, z: Tensor, moved: Tensor, target: Tensor, own: Tensor, pull: Tensor) -> tuple[Tensor, ...]:
-        """Weights `(k,)`, centres `(k, D)` and scale matrices `(k, D, D)` from shares `(N, k)`."""
-        n, centre = own.sum(0), z.mean(0)
-        light = pull * (1 - 2 / self.df) if pull is not own else own
-        loc = (light.T @ z + CENTRE_ROWS * centre) / (light.sum(0) + CENTRE_ROWS)[:, None]
-        covariances = []
+        """Weights `(k,)`, centres `(k, D)` and scale matrices `(k, D, D)` (or factors, diagonals) from shares `(N, k)`."""
+        n, centre, matrices = own.sum(0), z.mean(0), []
+        loc = (pull.T @ z + CENTRE_ROWS * centre) / (pull.sum(0) + CENTRE_ROWS)[:, None]
+        # EM estimates the scale matrix; the closed form a covariance, which is df / (df - 2) times it.
+        to_scale = (self.df - 2) / self.df
+        of_rows = to_scale if pull is own else 1.0
         for k in range(own.shape[1]):
             mine = pull[:, k] > 0
-            rows, share = z[mine], pull[mine, k]
+            rows, share = z[mine], pull[mine, k] * of_rows
             if len(moved):  # one product for the rows and their moved copies
                 weight = share.new_tensor([1 - SHIFT_WEIGHT] + len(moved) * [SHIFT_WEIGHT / len(moved)])
                 rows = torch.cat([rows, *moved[:, mine]])
                 share = (weight[:, None] * share).flatten()
             error = rows - loc[k]
-            V = ((error * share[:, None]).T @ error + self.prior_rows * WITHIN * target) / (n[k] + self.prior_rows)
-            covariances.append(_towards_identity(V, self._settings["shrinkage"]))
+            prior = self.prior_rows * WITHIN * to_scale * target
+            V = ((error * share[:, None]).T @ error + prior) / (n[k] + self.prior_rows)
+            V = _towards_identity(V, self._settings["shrinkage"])
+            rank = _rank(self.rank, z.shape[1])
+            matrices.append(low_rank_of(V, rank) if rank else (V,))
         weights = (n + WEIGHT_ROWS) / (n.sum() + WEIGHT_ROWS * len(n))
-        return weights, loc, torch.stack(covariances) * ((self.df - 2) / self.df)
+        return weights, loc, *(torch.stack(t) for t in zip(*matrices, strict=True))
 
     # Choosing.
 
@@ -261,9 +284,14 @@ def _numbers(num_components: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(k) for k in numbers)
 
 
+def _rank(rank: int | None, num_features: int) -> int:
+    """The rank of the scale matrices, 0 where they are full."""
+    rank = (RANK if num_features > MAX_DENSE else 0) if rank is None else rank
+    return 0 if rank >= num_features else rank
+
+
 def _clusters(z: Tensor, k: int, random: np.random.RandomState) -> Tensor:
-    """Numbers of the clusters `(N,)`; fewer than k where there are fewer different rows."""
-    k = min(k, len(z.unique(dim=0)))
+    """Numbers of the clusters `(N,)`."""
     if k == 1:
         return torch.zeros(len(z), dtype=torch.long, device=z.device)
     found = KMeans(k, n_init=2, random_state=random.randint(2**31)).fit_predict(z.cpu().numpy())

@@ -55,11 +55,11 @@ class Elliptical(Joint):
         raise NotImplementedError
 
     def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q and half the log determinant of all cells, each broadcastable to `left`."""
+        """Lengths q and half the log determinant of all cells, each broadcastable to `left`."""
         raise NotImplementedError
 
     def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """q and half the log determinant of the visible cells, each broadcastable to `left`."""
+        """Lengths q and half the log determinant of the visible cells, each broadcastable to `left`."""
         raise NotImplementedError
 
     def _whiten(self, error: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ class Dense(Elliptical):
         return q.reshape(left), half.reshape(left)
 
     def _lengths_of_rows(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """q and half log determinants `(R, E)` of rows `(R, E or 1, D)` with patterns `(R, D)`."""
+        """Lengths q and half log determinants `(R, E)` of rows `(R, E or 1, D)` with patterns `(R, D)`."""
         own, D = self._own_batch_shape, self.event_shape[0]
         loc = self.loc.expand(*own, D).reshape(-1, D)
         matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)

@@ -12,16 +12,15 @@ from torch import Size, Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
-from pyro_ar.elliptical.columns import solve_columns
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
+from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
 from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
 from pyro_ar.elliptical.student_t import check_df
+from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
 
-__all__ = ["LowRankGaussian", "LowRankStudentT", "low_rank_of"]
+__all__ = ["LowRankGaussian", "LowRankStudentT"]
 
-MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 FEW_ROWS = 4  # with fewer rows per pattern, the factors themselves are the cost
-EXACT = 200  # features up to which all eigenvectors are computed
 
 
 class _LowRank(Elliptical):
@@ -64,7 +63,7 @@ class _LowRank(Elliptical):
 
     def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
         F, d = self.cov_factor, self.cov_diag
-        factor = _cholesky(_identity_like(F) + F.mT @ (F / d.unsqueeze(-1)))
+        factor = cholesky(identity_like(F) + F.mT @ (F / d.unsqueeze(-1)))
         half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d.log().sum(-1) / 2
         whitening = torch.linalg.solve_triangular(factor, (F / d.unsqueeze(-1)).mT, upper=False)  # (*B, r, D)
 
@@ -80,7 +79,7 @@ class _LowRank(Elliptical):
     def _whiten(self, error: Tensor) -> tuple[Tensor, Tensor]:
         # The chain is a Kalman filter for the factors, one variable after the other.
         F, d = self.cov_factor, self.cov_diag
-        mean, cov = torch.zeros_like(F[..., 0, :]), _identity_like(F)
+        mean, cov = torch.zeros_like(F[..., 0, :]), identity_like(F)
         errors, scales = [], []
         for i in range(F.shape[-2]):
             f = F[..., i, :]
@@ -101,8 +100,8 @@ class _LowRank(Elliptical):
         means = []
         for turn in torch.arange(len(rows), device=rows.device).split(self._rows_per_turn()):
             f = F[entry[turn]]
-            C, b = _sums(rows[turn], seen[turn], f, d[entry[turn]])
-            means.append((f @ torch.cholesky_solve(b.unsqueeze(-1), _cholesky(C))).squeeze(-1))
+            C, b = sums(rows[turn], seen[turn], f, d[entry[turn]])
+            means.append((f @ torch.cholesky_solve(b.unsqueeze(-1), cholesky(C))).squeeze(-1))
         # At a visible cell the answer is the error itself.
         answer = torch.cat(means).reshape(*left, D) if means else rows.reshape(*left, D)
         return torch.where(visible, error, answer)
@@ -119,8 +118,8 @@ class _LowRank(Elliptical):
         q, half = [], []
         for turn in torch.arange(len(error), device=error.device).split(self._rows_per_turn()):
             e, v, mine = error[turn], seen[turn], d[entry[turn]]
-            C, b = _sums(e, v, F[entry[turn]], mine)
-            factor = _cholesky(C)
+            C, b = sums(e, v, F[entry[turn]], mine)
+            factor = cholesky(C)
             z = torch.linalg.solve_triangular(factor, b.unsqueeze(-1), upper=False).squeeze(-1)
             q.append(torch.where(v, e.square() / mine, 0).sum(-1) - z.square().sum(-1))
             half.append(factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + torch.where(v, mine.log(), 0).sum(-1) / 2)
@@ -141,13 +140,13 @@ class _LowRank(Elliptical):
     # Rows whose values and patterns serve all entries: products of matrices.
 
     def _part_of_rows(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """q and half log determinants `(R, E)` of rows and patterns `(R, D)`."""
+        """Lengths q and half log determinants `(R, E)` of rows and patterns `(R, D)`."""
         own, D = self._own_batch_shape, self.event_shape[0]
         F, d, _ = self._flat(own, own)
         loc = self.loc.expand(*own, D).reshape(-1, D)
         needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._tensors.values()))
         patterns, which = distinct(visible)
-        alone = not needs_gradient and len(visible) < FEW_ROWS * len(patterns)
+        each = not needs_gradient and len(visible) < FEW_ROWS * len(patterns)
         centre = loc.detach().mean(0)  # differences of squares lose fewer digits around it
         x, loc = torch.where(visible, x - centre, 0), loc - centre
         some = max(1, MAX_WORK // (4 * D * self.rank))
@@ -157,8 +156,8 @@ class _LowRank(Elliptical):
             v = visible.to(x.dtype)
             square = x.square() @ inverse.T - 2 * x @ (m * inverse).T + v @ (m.square() * inverse).T
             logs = v @ d[e].log().T / 2
-            b = _by_factor(x, f * inverse[..., None]) - _by_factor(v, f * (m * inverse)[..., None])
-            less, half = _alone(v, f, inverse, b) if alone else _together(patterns, which, f, inverse, b)
+            b = by_factor(x, f * inverse[..., None]) - by_factor(v, f * (m * inverse)[..., None])
+            less, half = alone(v, f, inverse, b) if each else together(patterns, which, f, inverse, b)
             answers.append((square - less, half + logs))
         q, half = (torch.cat(t, -1) for t in zip(*answers, strict=True))
         return q.clamp(min=0), half
@@ -269,103 +268,6 @@ class LowRankStudentT(StudentRadius, _LowRank):
         return cls(df, loc, *low_rank_of(covariance * ((df - 2) / df), rank, em_steps=em_steps))
 
 
-def low_rank_of(matrix: Tensor, rank: int, *, em_steps: int = 0) -> tuple[Tensor, Tensor]:
-    r"""Factor `(*B, D, r)` and diagonal `(*B, D)` of a covariance `(*B, D, D)`, whose own diagonal they keep.
-
-    The eigenvectors of the r largest eigenvalues, the mean of the others taken off; then EM for factor analysis. Above 200 features the
-    eigenvectors are those of six steps of subspace iteration.
-
-    Raises:
-        ValueError: `rank` is not from 1 to D.
-    """
-    D = matrix.shape[-1]
-    require(1 <= rank <= D, f"rank must be from 1 to the {D} features", rank)
-    values, vectors = _leading(matrix, rank)
-    total = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-    rest = (total - values.sum(-1)).clamp(min=0) / max(D - rank, 1)
-    factor = vectors * (values - rest[..., None]).clamp(min=0).sqrt().unsqueeze(-2)
-    diag = matrix.diagonal(dim1=-2, dim2=-1) - factor.square().sum(-1)
-    floor = 1e-6 * matrix.diagonal(dim1=-2, dim2=-1)  # of rank D, or after rounding, nothing might be left
-    diag = torch.maximum(diag, floor)
-    for _ in range(em_steps):
-        scaled = factor / diag.unsqueeze(-1)
-        C = _identity_like(factor) + factor.mT @ scaled
-        weights = torch.cholesky_solve(scaled.mT, torch.linalg.cholesky(C))  # (*B, r, D): factors from values
-        cross = matrix @ weights.mT
-        second = torch.cholesky_inverse(torch.linalg.cholesky(C)) + weights @ cross
-        factor = torch.linalg.solve(second, cross.mT).mT
-        diag = torch.maximum(matrix.diagonal(dim1=-2, dim2=-1) - (factor * cross).sum(-1), floor)
-    return factor, diag
-
-
-def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    D, more = matrix.shape[-1], 10
-    if D <= max(EXACT, rank + more):
-        values, vectors = torch.linalg.eigh(matrix)
-        return values[..., -rank:], vectors[..., -rank:]
-    noise = torch.Generator().manual_seed(0)  # equal data give equal factors
-    basis = torch.randn(*matrix.shape[:-2], D, rank + more, dtype=matrix.dtype, generator=noise).to(matrix.device)
-    for _ in range(6):
-        basis, _ = torch.linalg.qr(matrix @ basis)
-    values, inner = torch.linalg.eigh(basis.mT @ (matrix @ basis))
-    return values[..., -rank:], (basis @ inner)[..., -rank:]
-
-
 def _count(num_features: int, rank: int) -> int:
     full = num_features * (num_features + 1) // 2
     return min(full, num_features + num_features * rank - rank * (rank - 1) // 2)
-
-
-def _identity_like(F: Tensor) -> Tensor:
-    return torch.eye(F.shape[-1], dtype=F.dtype, device=F.device).expand(*F.shape[:-2], -1, -1)
-
-
-def _cholesky(C: Tensor) -> Tensor:
-    factor, info = torch.linalg.cholesky_ex(C)
-    if bool((info != 0).any()):
-        raise NotPositiveDefinite("the diagonal is too small beside the factor for this precision; use float64 or shrinkage")
-    return factor
-
-
-def _sums(error: Tensor, visible: Tensor, F: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """C `(n, r, r)` and b `(n, r)` of rows, each with its own factor `(n, D, r)`."""
-    scaled = F * (visible / d).unsqueeze(-1)
-    return _identity_like(F) + scaled.mT @ F, torch.einsum("ndr,nd->nr", scaled, torch.where(visible, error, 0))
-
-
-def _by_factor(rows: Tensor, F: Tensor) -> Tensor:
-    """Rows `(R, D)` by factors `(E, D, r)`: `(r, R, E)`."""
-    return torch.matmul(rows, F.permute(2, 1, 0))
-
-
-def _together(patterns: Tensor, which: Tensor, F: Tensor, inverse: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """b' C^-1 b and half log |C|, `(R, E)`; one factor per pattern, differentiable."""
-    less, half, rows_done = [], [], []
-    for u, pattern in enumerate(patterns):
-        f = F[:, pattern]
-        factor = _cholesky(_identity_like(F) + f.mT @ (f * inverse[:, pattern, None]))
-        rows = (which == u).nonzero().squeeze(-1)
-        mine = b[:, rows].permute(2, 0, 1)  # (E, r, rows)
-        less.append(torch.linalg.solve_triangular(factor, mine, upper=False).square().sum(1).T)
-        half.append(factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).expand(len(rows), -1))
-        rows_done.append(rows)
-    back = torch.cat(rows_done).argsort()
-    return torch.cat(less)[back], torch.cat(half)[back]
-
-
-def _alone(visible: Tensor, F: Tensor, inverse: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_together`, a pattern per row and no gradient: the columns of C are products of the patterns."""
-    (E, _, r), (R, _) = F.shape, visible.shape
-    f, scaled = F.permute(2, 1, 0).contiguous(), (F * inverse[..., None]).permute(2, 1, 0).contiguous()  # (r, D, E)
-    answers = []
-    for turn in torch.arange(R, device=F.device).split(max(1, MAX_WORK // (E * (r + 1) * r // 2))):
-
-        def column(j: int, turn: Tensor = turn) -> Tensor:
-            a = visible.new_empty(r - j + 1, len(turn), E)
-            torch.matmul(visible[turn], f[j:] * scaled[j], out=a[:-1])
-            a[0] += 1
-            a[-1] = b[j, turn]
-            return a
-
-        answers.append(solve_columns(column, r))
-    return torch.cat([a[0] for a in answers]), torch.cat([a[1] for a in answers])

@@ -3,6 +3,7 @@ r"""Running a net with given weights: once, or once per draw of the weights."""
 import copy
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -45,8 +46,9 @@ def over_draws(net: nn.Module, weights: Mapping[str, Tensor], values: Values, fu
     Returns:
         The answer, `(*broadcast of L and D, k)`.
     """
-    ranks = {name: p.ndim for name, p in net.named_parameters()} | {("value", name): 1 for name in values}
-    tensors = {**weights, **{("value", name): t for name, t in values.items()}}
+    ranks: dict[Any, int] = {name: p.ndim for name, p in net.named_parameters()}
+    ranks.update({("value", name): 1 for name in values})
+    tensors: dict[Any, Tensor] = {**weights, **{("value", name): t for name, t in values.items()}}
     depth = max(t.ndim - ranks[name] for name, t in tensors.items())
     tensors = {name: t.reshape((1,) * (depth - t.ndim + ranks[name]) + t.shape) for name, t in tensors.items()}
     drawn = {d: max(tensors[name].shape[d] for name in weights) for d in range(depth)}

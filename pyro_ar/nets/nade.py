@@ -66,7 +66,7 @@ class NADENet(Net):
         features = self.output.encode(x.flatten(1))
         a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
         raw = chain(features, a, self.input_weight, self.output_weight, self.activation)
-        bias = self.output_bias
+        bias: Tensor = self.output_bias
         if context is not None and self.output_context is not None:
             bias = bias + (context @ self.output_context).reshape(len(x), *bias.shape)
         return (raw + bias).unflatten(1, self.event_shape)

@@ -168,12 +168,13 @@ class _Chain(torch.autograd.Function):
         kept = a.new_empty(-(-n // BLOCK), *a.shape) if any(ctx.needs_input_grad) else None
         raw = a.new_empty(n, rows, V.shape[-1])
         ctx.activation, ctx.scaled = activation, scale is not None
-        now, scratch = a.clone(), [torch.empty_like(a)]
+        now, scratch, v = a.clone(), [torch.empty_like(a)], V.new_empty(rows, *V.shape[1:])
         for b, block in enumerate(pieces(n, BLOCK)):
             if kept is not None:
                 kept[b] = now
-            for i, h in enumerate(steps.hidden(now, block, scratch), block.start):
-                _read(h, V.index_select(0, steps.order[i]), raw[i])
+            hidden = steps.hidden(now, block, scratch)
+            for h, here, out in zip(hidden, steps.order[block], raw[block].unbind(), strict=True):
+                _read(h, torch.index_select(V, 0, here, out=v), out)
             now += steps.total(block)
         ctx.save_for_backward(table, index, order, a, V, *([] if scale is None else [scale]), *([] if kept is None else [kept]))
         return raw.transpose(0, 1)
@@ -195,13 +196,14 @@ class _Chain(torch.autograd.Function):
         G, dtable, dV = torch.zeros_like(a), torch.zeros_like(table), torch.zeros_like(V)
         dscale = torch.zeros_like(steps.scale) if steps.scale is not None and wanted[2] else None
         scratch = [torch.empty_like(a) for _ in range(BLOCK)]
+        v, outer = (V.new_empty(len(a), *V.shape[1:]) for _ in range(2))
         for b, block in reversed(list(enumerate(pieces(n, BLOCK)))):
             hidden = list(steps.hidden(kept[b], block, scratch))
             for i, h in zip(reversed(range(block.start, block.stop)), reversed(hidden), strict=True):
                 steps.spread(i, G, dtable, None if dscale is None else dscale[i])
                 here, g = steps.order[i], grads[i]
-                back = _back(g, V.index_select(0, here))
-                dV.index_add_(0, here, h.unsqueeze(-1) * g.unsqueeze(1))
+                dV.index_add_(0, here, torch.mul(h.unsqueeze(-1), g.unsqueeze(1), out=outer))
+                back = _back(g, torch.index_select(V, 0, here, out=v))
                 G += _derivative(back, h, ctx.activation)
         if n == 1:  # nothing reads the only variable: no gradient, as in the plain form
             return None, None, None, None, G, dV, None
@@ -214,7 +216,9 @@ class _Steps:
     def __init__(self, table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, activation: str,
                  rows: int) -> None:
         self.table, self.activation = table, activation
+        # Views are made once and for all: slices cost as much as the small products.
         self.index = index.transpose(0, 1).contiguous()
+        self.indices = [step.unbind(1) for step in self.index.unbind()]
         self.scale = None if scale is None else scale.transpose(0, 1).contiguous()
         self.order = order.transpose(0, 1).contiguous().unbind()
         self.factors = None
@@ -244,11 +248,11 @@ class _Steps:
         for h, i in steps:
             torch.add(odds, one, out=h)
             yield h.reciprocal_()
-            odds *= torch.index_select(self.factors, 0, self.index[i, :, 0], out=t)
+            odds *= torch.index_select(self.factors, 0, self.indices[i][0], out=t)
 
     def spread(self, i: int, G: Tensor, dtable: Tensor, dscale: Tensor | None) -> None:
         """The gradients of what one step added."""
-        for t, index in enumerate(self.index[i].unbind(1)):
+        for t, index in enumerate(self.indices[i]):
             dtable.index_add_(0, index, G if self.scale is None else G * self.scale[i, :, t, None])
             if dscale is not None:
                 dscale[:, t] = (G * self.table.index_select(0, index)).sum(-1)
@@ -274,11 +278,11 @@ def _derivative(grad: Tensor, h: Tensor, activation: str) -> Tensor:
 def _read(h: Tensor, v: Tensor, out: Tensor) -> None:
     """`(rows, hidden)` by `(rows, hidden, raw)`."""
     if v.shape[-1] == 1:
-        torch.sum(v.squeeze_(-1).mul_(h), -1, keepdim=True, out=out)
+        torch.sum(v.squeeze(-1).mul_(h), -1, keepdim=True, out=out)
     else:
         torch.matmul(h.unsqueeze(1), v, out=out.unsqueeze(1))
 
 
 def _back(g: Tensor, v: Tensor) -> Tensor:
     """`(rows, raw)` by `(rows, hidden, raw)`; may change `v`."""
-    return v.squeeze_(-1).mul_(g) if v.shape[-1] == 1 else (v @ g.unsqueeze(-1)).squeeze(-1)
+    return v.squeeze(-1).mul_(g) if v.shape[-1] == 1 else (v @ g.unsqueeze(-1)).squeeze(-1)

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal, multivariate_t
 from sklearn.decomposition import FactorAnalysis
 
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
-from pyro_ar.elliptical.low_rank import low_rank_of
+from pyro_ar.elliptical.factor_analysis import low_rank_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

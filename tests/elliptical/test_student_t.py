@@ -8,8 +8,7 @@ import torch
 
 from scipy.stats import multivariate_normal, multivariate_t
 
-from pyro_ar.elliptical import Gaussian, StudentT
-from pyro_ar.elliptical import dense
+from pyro_ar.elliptical import Gaussian, StudentT, dense
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -1,0 +1,169 @@
+r"""Learning makes a distance small: what each family cannot close, and what it has not closed yet.
+
+On a truth small enough to list, KL(truth || fit) is exact. The nearest joint of a family is where it ends with endless
+data; the rest of the distance shrinks with the rows.
+"""
+
+import math
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from torch import Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.comparison import TableModel, table_models
+from pyro_ar.comparison.recipes import fit_recipe, freeze
+from pyro_ar.divergence import MAX_STATES, closest_table, kl_divergence
+from pyro_ar.experiments.comparison import legend_in_columns
+from pyro_ar.families import Family
+from pyro_ar.joint import Joint, all_states
+from pyro_ar.plots import Series, curves
+
+__all__ = ["Distance", "NewtonModel", "closest_family", "distances", "draw"]
+
+
+class NewtonModel:
+    r"""A small family fitted by penalised maximum likelihood with a quasi-Newton method: the optimum, where it is unique.
+
+    The penalty is that of a normal prior on every weight, so the fit is the largest posterior density.
+
+    Args:
+        make: Makes a fresh family.
+        scale: Standard deviation of the prior.
+        seed: Of the initial weights.
+        iterations: At most.
+
+    Example:
+        >>> from pyro_ar.families import FVSBN
+        >>> NewtonModel(lambda: FVSBN(2)).fit(torch.tensor([[0., 0.], [1., 1.]] * 50)).batch_shape
+        torch.Size([])
+    """
+
+    def __init__(self, make: Callable[[], Family], scale: float = 3.0, seed: int = 0, iterations: int = 300) -> None:
+        require(scale > 0 and iterations >= 1, "scale and iterations must be positive", scale, iterations)
+        self.make, self.scale, self.seed, self.iterations = make, scale, seed, iterations
+
+    def fit(self, x: Tensor) -> Joint:
+        """The joint of the best weights for these rows."""
+        unique, counts = x.unique(dim=0, return_counts=True)
+        return self._climb(unique, counts.double(), 1 / self.scale**2)
+
+    def num_parameters(self, num_states: Sequence[int]) -> int:
+        return self._family().num_parameters
+
+    def _family(self) -> Family:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.make()
+
+    def _climb(self, x: Tensor, weights: Tensor, penalty: float) -> Joint:
+        family = self._family().double()
+        parameters, x = list(family.parameters()), x.double()
+        optimiser = torch.optim.LBFGS(parameters, max_iter=self.iterations, line_search_fn="strong_wolfe", tolerance_grad=1e-8, tolerance_change=1e-10)
+        total = weights.sum()
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            value = -(weights @ family().log_prob(x)) + 0.5 * penalty * sum(p.square().sum() for p in parameters)
+            (value / total).backward()
+            return value / total
+
+        optimiser.step(loss)
+        require(all(bool(p.isfinite().all()) for p in parameters), "the fit diverged; use a smaller scale")
+        return freeze(family())
+
+
+def closest_family(truth: Joint, make: Callable[[], Family], seed: int = 0, iterations: int = 1000) -> Joint:
+    """The joint of a family nearest to `truth`, by a quasi-Newton climb over all values; FVSBN's is unique, others may have several.
+
+    Raises:
+        ValueError: The truth has batch dimensions, or more than `MAX_STATES` values.
+    """
+    sizes = truth.num_states
+    require(truth.batch_shape == () and sizes is not None and math.prod(sizes) <= MAX_STATES, f"the truth must be one joint of at most {MAX_STATES} values")
+    x = all_states(sizes or (), torch.float64, truth.device).reshape(-1, *truth.event_shape)
+    with torch.no_grad():
+        weights = truth.log_prob(x).double().exp()
+    return NewtonModel(make, seed=seed, iterations=iterations)._climb(x, weights, 1e-9)
+
+
+class Distance(NamedTuple):
+    """A family at one number of rows, over several draws of them.
+
+    Attributes:
+        model: Its name.
+        rows: Training rows.
+        floor: KL(truth || nearest joint of the family): what it cannot close.
+        open: KL(truth || fit) - floor, the mean over the draws: what it has not closed yet.
+        error: Its standard error over the draws.
+        parameters: Free ones.
+    """
+
+    model: str
+    rows: int
+    floor: float
+    open: float
+    error: float
+    parameters: int
+
+
+def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes: Sequence[int] = (20, 100, 500, 2500), repeats: int = 5,
+              strengths: Sequence[float] = (0.25, 1.0, 4.0, 16.0, 64.0), seed: int = 0) -> list[Distance]:
+    """Exact distances of the tables and of these families from a small truth.
+
+    Args:
+        truth: One discrete joint of few values, float64.
+        families: Neural ones by name, small enough for `NewtonModel`.
+        sizes: Numbers of rows.
+        repeats: Draws of rows.
+        strengths: Of the tables' priors, averaged by evidence.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Too large a truth, fewer than 2 repeats.
+    """
+    require(repeats >= 2, "repeats must be 2 or more, for an error", repeats)
+    sizes_of = truth.num_states or ()
+    models: dict[str, Any] = {name: m.with_states(sizes_of) for name, m in table_models(sizes_of, strengths).items()}
+    models |= {name: NewtonModel(make) for name, make in families.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x = truth.sample((repeats, max(sizes)))
+    found = []
+    for name, model in models.items():
+        nearest = closest_table(truth, model.joint, **model.structure) if isinstance(model, TableModel) else closest_family(truth, families[name])
+        floor = kl_divergence(truth, nearest).item()
+        for rows in sizes:
+            gaps = torch.tensor([kl_divergence(truth, fit_recipe(name, model, x[r, :rows])).item() - floor for r in range(repeats)])
+            found.append(Distance(name, rows, floor, gaps.mean().item(), (gaps.std() / math.sqrt(repeats)).item(), model.num_parameters(sizes_of)))
+    return found
+
+
+def draw(found: Sequence[Distance], title: str = "How far from the truth?") -> Figure:
+    """Two panels: the whole distance against rows beside the part that is still open."""
+    sizes = sorted({d.rows for d in found})
+    by = {(d.model, d.rows): d for d in found}
+    names = list(dict.fromkeys(d.model for d in found))
+
+    def line(model: str, part: Callable[[Distance], float]) -> Series:
+        return Series([part(by[model, r]) for r in sizes], [by[model, r].error for r in sizes])
+
+    label = {m: f"{m} ({by[m, sizes[0]].parameters:,}), floor {by[m, sizes[0]].floor:.3f}" for m in names}
+    figure = curves({"KL(truth || fit), nats": {label[m]: line(m, lambda d: d.floor + d.open) for m in names},
+                     "of which still open, nats": {label[m]: line(m, lambda d: d.open) for m in names}}, sizes, x_label="training rows", title=title)
+    figure.set_size_inches(10.5, 5.8)
+    values = ([d.floor + d.open for d in found], [d.open for d in found if d.open > 0])
+    for axis, some in zip(figure.axes, values, strict=True):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_ylim(0.7 * min(some), 1.4 * max(some))
+        axis.set_xlim(0.8 * sizes[0], 1.25 * sizes[-1])
+        axis.set_xticks(sizes, [f"{s:,}" for s in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
+    legend_in_columns(figure, 3, "Brackets: free parameters. Floor: the distance that no amount of data closes.")
+    return figure

@@ -1,0 +1,158 @@
+"""Table models: evidence against other code and against products of predictives, leave-one-out against fits without the row."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from pyro_ar.comparison import NeuralModel, TableModel, chain_over, table_models
+from pyro_ar.comparison.recipes import fit_recipe
+from pyro_ar.families import FVSBN
+from pyro_ar.mixture import Mixture
+from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
+
+SIZES = (2, 3, 2, 2)
+PRIORS = {"one": 1.0, "several": (0.5, 4.0, 30.0)}
+
+
+def rows(count=25):
+    x = torch.stack([torch.randint(0, k, (count,)) for k in SIZES], -1)
+    x[:, 3] = x[:, 0]
+    return x
+
+
+@pytest.mark.parametrize("strength", PRIORS.values(), ids=PRIORS)
+@pytest.mark.parametrize("name", table_models(SIZES))
+def test_leave_one_out_is_the_ratio_of_evidences(name, strength):
+    x = rows()
+    model = table_models(SIZES, strength)[name].with_states(SIZES)
+    scores = model.leave_one_out(x)
+    for i in (0, 7, 24):
+        rest = x[torch.arange(len(x)) != i]
+        assert scores[i].item() == pytest.approx((model.log_evidence(x) - model.log_evidence(rest)).item(), abs=1e-9)
+        if name != "Chow-Liu tree":  # `fit` picks one tree, the score is over all of them
+            assert scores[i].item() == pytest.approx(model.fit(rest.double()).log_prob(x[i]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("strength", PRIORS.values(), ids=PRIORS)
+def test_evidence_is_the_product_of_one_step_predictions(strength):
+    x = rows(12)
+    for name, model in table_models(SIZES, strength).items():
+        if name == "Chow-Liu tree":
+            continue
+        model = model.with_states(SIZES)
+        steps = [model.fit(x[:i].double()).log_prob(x[i]).item() for i in range(1, len(x))]
+        assert model.log_evidence(x).item() == pytest.approx(model.log_evidence(x[:1]).item() + sum(steps), abs=1e-5), name
+
+
+def test_scores_of_other_code():
+    """pgmpy's K2 and BDeu scores of a Bayes net."""
+    pandas = pytest.importorskip("pandas")
+    estimators = pytest.importorskip("pgmpy.estimators")
+    from pgmpy.base import DAG
+
+    x = rows(40)
+    parents = ((), (0,), (0, 1), (2,))
+    dag = DAG()
+    dag.add_nodes_from(range(4))
+    dag.add_edges_from([(p, v) for v, ps in enumerate(parents) for p in ps])
+    frame, states = pandas.DataFrame(x.numpy()), {v: list(range(k)) for v, k in enumerate(SIZES)}
+    net = {"num_states": SIZES, "structure": {"parents": parents}}
+    k2 = TableModel(BayesNet, concentration=1.0, **net).log_evidence(x).item()
+    assert k2 == pytest.approx(estimators.K2(frame, state_names=states).score(dag), rel=1e-9)
+    bdeu = TableModel(BayesNet, 3.0, **net).log_evidence(x).item()
+    assert bdeu == pytest.approx(estimators.BDeu(frame, equivalent_sample_size=3.0, state_names=states).score(dag), rel=1e-9)
+
+
+def test_equal_classes_have_equal_evidence():
+    """Under one equivalent sample size: a complete net in any order is a full table; a chain is its mirror image."""
+    x = rows()
+    full = TableModel(FullTable, 2.0).with_states(SIZES).log_evidence(x).item()
+    for order in itertools.permutations(range(4)):
+        assert chain_over(order, 4, 2.0).with_states(SIZES).log_evidence(x).item() == pytest.approx(full)
+        mirror = chain_over(order[::-1], 1, 2.0).with_states(SIZES).log_evidence(x)
+        assert chain_over(order, 1, 2.0).with_states(SIZES).log_evidence(x).item() == pytest.approx(mirror.item())
+    per_cell = TableModel(FullTable, concentration=1.0).with_states(SIZES).log_evidence(x).item()
+    net = TableModel(BayesNet, concentration=1.0, structure={"parents": ((), (0,), (0, 1), (0, 1, 2))})
+    assert abs(net.with_states(SIZES).log_evidence(x).item() - per_cell) > 0.1  # K2 has no such property
+
+
+def test_evidence_of_trees_is_the_mean_over_all_of_them():
+    """All 125 trees on 5 variables, listed by their Pruefer codes."""
+    x = torch.cat([rows(), torch.randint(0, 2, (25, 1))], 1)
+    sizes = (*SIZES, 2)
+    scores = []
+    for code in itertools.product(range(5), repeat=3):
+        parents = tree_of(code)
+        scores.append(TableModel(BayesNet, 1.5, num_states=sizes, structure={"parents": parents}).log_evidence(x))
+    expected = torch.stack(scores).logsumexp(0).item() - math.log(125)
+    assert TableModel(ChowLiuTree, 1.5, num_states=sizes).log_evidence(x).item() == pytest.approx(expected)
+
+
+def tree_of(code):
+    """Parents of the tree of a Pruefer code, rooted at 0."""
+    n, code = len(code) + 2, list(code)
+    degree = [1 + code.count(v) for v in range(n)]
+    edges = []
+    for v in code:
+        leaf = degree.index(1)
+        edges.append((leaf, v))
+        degree[leaf] -= 1
+        degree[v] -= 1
+    edges.append(tuple(v for v in range(n) if degree[v] == 1))
+    parents, seen = [()] * n, [0]
+    for u in seen:
+        for a, b in edges:
+            v = b if a == u else a if b == u else None
+            if v is not None and v not in seen:
+                parents[v] = (u,)
+                seen.append(v)
+    return tuple(parents)
+
+
+def test_several_strengths_are_averaged():
+    x = rows()
+    model = TableModel(FullTable, (1.0, 50.0), num_states=SIZES)
+    each = [TableModel(FullTable, s, num_states=SIZES).log_evidence(x) for s in (1.0, 50.0)]
+    assert model.log_evidence(x).item() == pytest.approx(torch.stack(each).logsumexp(0).item() - math.log(2))
+    assert isinstance(model.fit(x), Mixture)
+    with pytest.raises(ValueError, match="one strength"):
+        model.posterior(x)
+
+
+def test_bad_recipes_are_named():
+    x = torch.randint(0, 2, (20, 3))
+    with pytest.raises(ValueError, match="a table class"):
+        TableModel(FVSBN)
+    with pytest.raises(ValueError, match="strength of a Dirichlet prior must be positive"):
+        TableModel(FullTable, 0.0)
+    with pytest.raises(ValueError, match="trees need equivalent_sample_size"):
+        TableModel(ChowLiuTree, concentration=1.0)
+    with pytest.raises(ValueError, match="permutation"):
+        chain_over((0, 0, 1))
+    with pytest.raises(ValueError, match="net: the parents must form a graph"):
+        fit_recipe("net", TableModel(BayesNet, structure={"parents": ((1,), (0,), ())}), x)
+    with pytest.raises(ValueError, match="odd must be a recipe"):
+        fit_recipe("odd", 3, x)
+    with pytest.raises(ValueError, match="wide must make a joint over rows of shape"):
+        fit_recipe("wide", lambda x: FullyIndependent(torch.zeros(5, 2)), x)
+    with pytest.raises(ValueError, match="draws must make one joint"):
+        fit_recipe("draws", lambda x: FullyIndependent(torch.zeros(7, 3, 2)), x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")  # Lightning's
+def test_a_neural_model_is_fitted():
+    x = torch.randint(0, 2, (80, 3)).float()
+    model = NeuralModel(lambda: FVSBN(3), {"epochs": 2, "batch_size": 40})
+    joint = model.fit(x)
+    assert joint.log_prob(x).shape == (80,)
+    assert not joint.log_prob(x).requires_grad
+    assert model.num_parameters(()) == 6
+    torch.testing.assert_close(joint.log_prob(x), model.fit(x).log_prob(x))
+
+
+def test_chains_over_orders():
+    x = MarkovChain(torch.zeros(2), 2 * torch.eye(2).expand(3, 2, 2)).sample((50,))
+    assert chain_over((0, 1, 2, 3), 2).log_evidence(x).item() == pytest.approx(
+        TableModel(MarkovChain, structure={"order": 2}).log_evidence(x).item())

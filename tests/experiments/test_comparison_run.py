@@ -1,0 +1,111 @@
+"""The compare command: a CSV in, a table, a CSV and a picture out; it resumes, and refuses by name."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_ar.experiments.comparison import MODELS, Plan, estimate_seconds, load_split, run_compare, summarise
+from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")  # Lightning's
+FEW = ("independent", "Markov chain 1", "full table")
+
+
+@pytest.fixture
+def csv(tmp_path):
+    torch.manual_seed(0)
+    x = MarkovChain(torch.zeros(2), 1.5 * torch.eye(2).expand(4, 2, 2)).sample((300,)).int().numpy()
+    np.savetxt(tmp_path / "data.csv", x, fmt="%d", delimiter=",", header="a,b,c,d,e", comments="")
+    return tmp_path / "data.csv"
+
+
+def test_a_csv_is_compared(csv, tmp_path):
+    said = []
+    found = run_compare(str(csv), out=tmp_path / "out", sizes=(20, 240), models=(*FEW, "FVSBN"), steps=30, say=said.append)
+    assert len(found) == 8
+    assert {s.model for s in found} == {*FEW, "FVSBN"}
+    best = found[4]
+    assert best.rows == 240
+    assert best.worse_by == (0.0, 0.0)
+    last = {s.model: s for s in found if s.rows == 240}
+    assert last["Markov chain 1"].probability > 0.99
+    assert last["FVSBN"].log_evidence is None
+    assert last["full table"].parameters == 31
+    assert sum(s.probability for s in found if s.rows == 20 and s.probability is not None) == pytest.approx(1)
+    assert (tmp_path / "out" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 9
+    assert "8 of 8 fits to do, at most about" in said[1]
+    assert "Markov chain 1" in "\n".join(said)
+
+
+def test_numbers_can_be_traced(csv, tmp_path):
+    """A unit's scores are those of the recipe's joint."""
+    found = run_compare(str(csv), out=tmp_path / "out", sizes=(50,), models=FEW, say=lambda line: None)
+    name, train, test = load_split(str(csv))
+    plan = Plan(name, train, test, (50,), FEW)
+    joint = plan.recipe("Markov chain 1", 50).fit(plan.rows(50))
+    summary = next(s for s in found if s.model == "Markov chain 1")
+    assert summary.nats == pytest.approx(-joint.log_prob(test).mean().item(), abs=1e-5)
+
+
+def test_an_interrupted_run_goes_on(csv, tmp_path):
+    def stop(line):
+        if line.startswith("[2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_compare(str(csv), out=tmp_path / "out", sizes=(50,), models=FEW, say=stop)
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())["units"]
+    assert len(kept) == 2
+    said = []
+    found = run_compare(str(csv), out=tmp_path / "out", sizes=(50,), models=FEW, say=said.append)
+    assert "1 of 3 fits to do" in said[1]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["units"][:2] == kept
+    assert [s.model for s in found] == [s.model for s in summarise(json.loads((tmp_path / "out" / "results.json").read_text())["units"])]
+    with pytest.raises(ValueError, match="other settings"):
+        run_compare(str(csv), out=tmp_path / "out", sizes=(60,), models=FEW, say=said.append)
+
+
+def test_the_plan():
+    x = torch.randint(0, 2, (1000, 16))
+    plan = Plan("coins", x[:900], x[900:])
+    assert plan.sizes == (25, 100, 400, 900)
+    assert plan.models == MODELS
+    assert torch.equal(plan.rows(25), plan.rows(100)[:25])
+    assert 0 < estimate_seconds(plan) < math.inf
+    assert estimate_seconds(plan, plan.units) == 0
+    wide = Plan("wide", torch.randint(0, 2, (50, 40)), torch.randint(0, 2, (9, 40)))
+    assert wide.left_out == ("full table",)
+    test_only = Plan("three", torch.zeros(50, 2), torch.full((5, 2), 2.0), models=("full table",))
+    assert test_only.num_states == (3, 3)  # known from the test rows
+
+
+def test_bad_input_is_named(tmp_path):
+    x = torch.randint(0, 2, (100, 4))
+    with pytest.raises(ValueError, match="models must be some of"):
+        Plan("d", x, x, models=("GAN",))
+    with pytest.raises(ValueError, match="full table does not fit"):
+        Plan("d", torch.zeros(50, 40), torch.zeros(5, 40), models=("full table",))
+    with pytest.raises(ValueError, match="sizes must be"):
+        Plan("d", x, x, sizes=(50, 500))
+    with pytest.raises(ValueError, match="2 or more test rows"):
+        Plan("d", x, x[:1])
+    (tmp_path / "real.csv").write_text("0.5,1\n0.25,2\n")
+    with pytest.raises(ValueError, match=r"real\.csv: wanted states"):
+        load_split(str(tmp_path / "real.csv"))
+    (tmp_path / "few.csv").write_text("0,1\n1,0\n")
+    with pytest.raises(ValueError, match="at least 10 training rows"):
+        load_split(str(tmp_path / "few.csv"))
+    with pytest.raises(FileNotFoundError):
+        load_split("no such thing")
+
+
+def test_classes_of_the_line_up():
+    plan = Plan("d", torch.randint(0, 3, (60, 3)), torch.randint(0, 3, (9, 3)))
+    kinds = {name: plan.recipe(name, 60) for name in plan.models}
+    assert kinds["independent"].joint is FullyIndependent
+    assert kinds["full table"].joint is FullTable
+    assert kinds["NADE"].make().output.num_states == 3

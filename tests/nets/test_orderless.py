@@ -1,0 +1,149 @@
+"""The lean chain of OrderlessNADE against its plain form and a loop in Python, and every way of differentiating it."""
+
+import math
+
+import pytest
+import torch
+
+from torch.autograd import gradcheck, gradgradcheck
+from torch.testing import assert_close
+
+from pyro_ar.nets import OrderlessNADENet
+from pyro_ar.nets import orderless as module
+from pyro_ar.nets.orderless import orderless_chain, plain_orderless_chain
+from pyro_ar.order import random_orders
+from pyro_ar.outputs import Bernoulli, Categorical, Normal
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def a_net(output, n=61, hidden=5, context_dim=0, activation="sigmoid", scale=0.5):
+    net = OrderlessNADENet(n, output, context_dim, hidden=hidden, activation=activation)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_().mul_(scale)
+    return net
+
+
+def values(output, rows, n):
+    return torch.randn(rows, n) if output.num_states is None else torch.randint(output.num_states, (rows, n)).double()
+
+
+def by_hand(net, x, order):
+    """One row and one variable at a time; `x` in the order of its row."""
+    raw = torch.empty(*x.shape, net.output.raw)
+    act = (lambda p: 1 / (1 + math.exp(-p))) if net.activation == "sigmoid" else (lambda p: max(p, 0.0))
+    for r in range(len(x)):
+        pre = net.hidden_bias.clone()
+        for i, j in enumerate(order[r].tolist()):
+            h = torch.tensor([act(float(p)) for p in pre])
+            raw[r, i] = net.output_bias[j] + h @ net.output_weight[j]
+            pre = pre + net.known_weight[j] + net.output.encode(x[r, i]) @ net.input_weight[j]
+    return raw
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@pytest.mark.parametrize("output", [Bernoulli(), Categorical(3), Normal()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_value(rows, output, activation) -> None:
+    net, x, order = a_net(output, activation=activation), values(output, rows, 61), random_orders(rows, 61)
+    with torch.no_grad():
+        assert_close(net(x, None, order), by_hand(net, x, order))
+
+
+def problem(rows=20, n=61, hidden=5, raw=1, terms=1, *, scaled=False, scale=0.5):
+    order = random_orders(rows, n)
+    index = order.unsqueeze(-1) * 3 + torch.randint(3, (rows, n, terms))
+    factor = torch.randn(rows, n, terms).requires_grad_() if scaled else None
+    table, a, V = torch.randn(3 * n, hidden) * scale, torch.randn(rows, hidden), torch.randn(n, hidden, raw)
+    return table.requires_grad_(), index, factor, order, a.requires_grad_(), V.requires_grad_()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize(("raw", "terms", "scaled"), [(1, 1, False), (3, 1, False), (2, 2, True)])
+def test_value_and_gradients(activation, rows, raw, terms, scaled) -> None:
+    given = problem(rows, raw=raw, terms=terms, scaled=scaled)
+    leaves = [t for t in given if t is not None and t.requires_grad]
+    lean, plain = orderless_chain(*given, activation), plain_orderless_chain(*given, activation)
+    assert_close(lean, plain)
+    weight = torch.randn_like(lean)
+    for actual, expected in zip(*(torch.autograd.grad((t * weight).sum(), leaves) for t in (lean, plain)), strict=True):
+        assert_close(actual, expected)
+
+
+def test_backward_twice() -> None:
+    given = problem()
+    total = orderless_chain(*given, "sigmoid").square().sum()
+    leaves = [given[0], given[4], given[5]]
+    first = torch.autograd.grad(total, leaves, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(total, leaves), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_numerical_gradients() -> None:
+    table, index, factor, order, a, V = problem(2, n=3, hidden=2, terms=2, scaled=True, raw=2)
+
+    def form(table, factor, a, V):
+        return orderless_chain(table, index, factor, order, a, V, "sigmoid")
+
+    assert gradcheck(form, (table, factor, a, V))
+    assert gradgradcheck(form, (table, factor, a, V))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func.hessian itself
+def test_hessians_and_vmap() -> None:
+    table, index, _, order, a, V = (t if t is None else t.detach() for t in problem(3, n=4, hidden=2))
+
+    def total(form):
+        return lambda t: form(t, index, None, order, a, V, "sigmoid").square().sum()
+
+    expected = torch.autograd.functional.hessian(total(plain_orderless_chain), table)
+    assert_close(torch.autograd.functional.hessian(total(orderless_chain), table), expected)
+    assert_close(torch.func.hessian(total(orderless_chain))(table), expected)
+    draws = torch.stack([table, 2 * table])
+    assert_close(torch.vmap(total(orderless_chain))(draws), torch.stack([total(plain_orderless_chain)(t) for t in draws]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
+@pytest.mark.parametrize("start", [0.0, -60.0, 1e4])
+def test_odds_stay_right_far_from_zero(dtype, scale, start) -> None:
+    table, index, _, order, a, V = (t if t is None else t.detach() for t in problem(30, scale=scale))
+    table, a, V = table.to(dtype), (a + start).to(dtype), V.to(dtype)
+    exact = plain_orderless_chain(table.double(), index, None, order, a.double(), V.double(), "sigmoid")
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5 * max(scale, 1)
+    got = orderless_chain(table, index, None, order, a, V, "sigmoid")
+    assert_close(got.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+def test_odds_are_used_where_they_are_safe() -> None:
+    table = torch.randn(300, 5) * 0.2
+    assert module._moves_little(table)
+    assert not module._moves_little(table.float() * 30)
+
+
+@pytest.mark.parametrize("output", [Bernoulli(), Normal()], ids=lambda o: type(o).__name__)
+def test_gradient_of_the_values(output) -> None:
+    net, x, order = a_net(output, n=6), values(output, 4, 6), random_orders(4, 6)
+    leaf = x.clone().requires_grad_()
+    raw = net(leaf, None, order)
+    assert_close(raw, net(x, None, order))
+    weight = torch.randn_like(raw)
+    (grad,) = torch.autograd.grad((raw * weight).sum(), leaf)
+    step = 1e-6
+    for r, i in ((0, 0), (2, 3), (3, 5)):
+        moved = [x.clone().requires_grad_() for _ in range(2)]
+        with torch.no_grad():
+            moved[0][r, i] += step
+            moved[1][r, i] -= step
+        up, down = ((net(m, None, order) * weight).sum() for m in moved)
+        assert_close(grad[r, i], (up - down) / (2 * step), atol=1e-7, rtol=1e-5)
+
+
+def test_parameters_are_counted_as_used() -> None:
+    net = a_net(Categorical(3), n=4, hidden=3, context_dim=2)
+    raw = net(torch.randint(3, (60, 4)).double(), torch.randn(60, 2), random_orders(60, 4))
+    grads = torch.autograd.grad((raw * torch.randn_like(raw)).sum(), list(net.parameters()))
+    count = OrderlessNADENet.count(4, Categorical(3), 2, hidden=3)
+    assert sum(int((g != 0).sum()) for g in grads) == net.num_parameters == count
