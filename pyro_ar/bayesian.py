@@ -236,7 +236,7 @@ class Bayesian:
         chains, diverging = [], torch.zeros(num_chains, num_draws, dtype=torch.bool)
         for c in range(num_chains):
             torch.manual_seed(1000 * seed + c)
-            start = {name: 0.1 * torch.randn(size, dtype=self._template.dtype) for name, size in self.sizes.items()}
+            start = {name: 0.1 * torch.randn(size, dtype=self._template.dtype, device=self._template.device) for name, size in self.sizes.items()}
             kernel = NUTS(self.model, init_strategy=init_to_value(values=start), max_tree_depth=depth, full_mass=self.num_weights <= MAX_FULL_MASS)
             mcmc = MCMC(kernel, num_draws, warmup, disable_progbar=not progress)
             # Validation per step would cost more than the step; the rows are checked.
@@ -248,7 +248,7 @@ class Bayesian:
         return {name: torch.stack([chain[name] for chain in chains]) for name in self.sizes}, diverging
 
     def _svi(self, rows: dict[str, Tensor | None], method: str, count: int, steps: int, lr: float, rank: int, progress: bool) -> dict[str, Tensor]:
-        start = init_to_value(values={name: torch.zeros(size, dtype=self._template.dtype) for name, size in self.sizes.items()})
+        start = init_to_value(values={name: torch.zeros(size, dtype=self._template.dtype, device=self._template.device) for name, size in self.sizes.items()})
         options: dict[str, Any] = {"rank": min(rank, self.num_weights)} if method == "low-rank" else {}
         options |= {} if method == "laplace" else {"init_scale": 0.05}
         guide = GUIDES[method](self.model, init_loc_fn=start, **options)

@@ -22,7 +22,7 @@ from torch import Size, Tensor
 from torch.distributions import MultivariateNormal, kl_divergence, register_kl
 
 from pyro_ar.checks import IntractableError, require
-from pyro_ar.gaussian import Gaussian
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.joint import Joint, all_states
 from pyro_ar.tables.base import TableJoint
 

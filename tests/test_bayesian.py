@@ -80,6 +80,15 @@ def test_the_predictive_is_a_joint(posteriors, method):
     assert posteriors[method].predictive(7).log_weights.shape == (7,)
 
 
+def test_predictives_classify(posteriors):
+    """With a class as its component, a mixture of predictives is a generative classifier, also of half-seen rows."""
+    other = fit("laplace", x=1 - X, steps=300, num_draws=20)
+    classes = Mixture(torch.zeros(2), [posteriors["laplace"].predictive(20), other.predictive(20)])
+    p = classes.component_posterior(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[True, True], [True, False]])).probs
+    torch.testing.assert_close(p.sum(-1), torch.ones(2))
+    assert p[0, 0] > 0.5 > p[1, 0] - 0.1
+
+
 def test_draws_go_to_arviz(posteriors):
     found = loo(to_inference_data(posteriors["nuts"], X))
     assert found.pointwise.shape == (50,)

@@ -64,7 +64,7 @@ def others():
     """`Gaussian` and `Mixture`, as soon as they are there."""
     found = {}
     try:
-        Gaussian = importlib.import_module("pyro_ar.gaussian").Gaussian
+        Gaussian = importlib.import_module("pyro_ar.elliptical").Gaussian
     except ModuleNotFoundError:
         return found
 

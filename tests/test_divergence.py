@@ -10,8 +10,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.divergence import closest_table, estimate_kl
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.families import FVSBN
-from pyro_ar.gaussian import Gaussian
 from pyro_ar.joint import all_states
 from pyro_ar.mixture import Mixture
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size
 
 from pyro_ar.checks import IntractableError
-from pyro_ar.gaussian import Gaussian
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.joint import Given, Joint, Marginal
 from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
 from pyro_ar.testing import CHECKS, NotApplicable, goodness

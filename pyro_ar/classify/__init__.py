@@ -3,5 +3,7 @@
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.logistic import LogisticRegression
+from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.classify.temperature import TemperatureScaled
 
-__all__ = ["DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression"]
+__all__ = ["DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "MixtureDiscriminantAnalysis", "TemperatureScaled"]

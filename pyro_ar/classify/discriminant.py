@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
-from pyro_ar.gaussian import Gaussian
+from pyro_ar.elliptical import Gaussian
 
 __all__ = ["DiscriminantAnalysis"]
 

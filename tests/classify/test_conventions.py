@@ -5,7 +5,7 @@ import pytest
 from sklearn.utils.estimator_checks import check_estimator
 
 from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression
-from pyro_ar.gaussian import Gaussian
+from pyro_ar.elliptical import Gaussian
 
 ONE_ROW = {"check_fit2d_1sample": "the covariance of one row is 0: refused, in words that scikit-learn does not list"}
 

@@ -18,8 +18,8 @@ from sklearn.model_selection import cross_val_score
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.classify import GenerativeClassifier
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.families import FVSBN
-from pyro_ar.gaussian import Gaussian
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 BINARY = {"num_states": 2, "pseudocount": 0.5}

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import cross_val_score
 
 from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression
-from pyro_ar.gaussian import Gaussian
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.tables import ChowLiuTree, FullyIndependent
 
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
+from pyro_ar.elliptical import Gaussian
 from pyro_ar.experiments.parameters import Count, parameter_table, parse_shape
-from pyro_ar.gaussian import Gaussian
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 
