@@ -76,13 +76,15 @@ def occlusion(
     label: Annotated[str | None, typer.Option(help="Column of the labels in a .csv or .amat file, by name or number.")] = None,
     rows: Annotated[int | None, typer.Option(help="Use the first rows only.", show_default="all")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Two levels: 1 from half of the levels on.")] = False,
-    seeds: Annotated[str, typer.Option(help="One shuffle of the rows each.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="One shuffle of the rows each.")] = "1,2",
     folds: Annotated[int, typer.Option(help="Splits of each shuffle.")] = 5,
     models: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(MODELS)}.", show_default="all that fit the data")] = None,
     occlusions: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(OCCLUSIONS)}.",
                                                    show_default="all that fit the data")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run goes on from what it holds.")] = Path("occlusion"),
-    threads: Annotated[int, typer.Option(min=1, help="Of the computation; the matrices are small, and one is the fastest.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each worker; the matrices are small, and one is the fastest.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that work at the same time; the results are the same.",
+                                                show_default="one per core, 4 at most")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
 ) -> int:
     """Train classifiers on whole images, hide pixels, and see how p(class | visible pixels) holds up."""
@@ -98,7 +100,7 @@ def occlusion(
     try:
         torch.set_num_threads(threads)
         with threadpool_limits(threads):  # of the linear algebra behind numpy, which spins on idle cores
-            units = _work(plan, results)
+            units = _work(plan, results, _workers(len(plan.units) - before) if workers is None else workers, threads)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {len(results.units)} of {len(plan.units)} units are done and kept in {results.path}; "
               "the same command goes on from there.", file=sys.stderr)
@@ -128,7 +130,13 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def _work(plan: Plan, results: Results) -> list[dict[str, Any]]:
+def _workers(units: int) -> int:
+    """One per core; it takes seconds to start one, which ten units should be worth."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, 4, units // 10))
+
+
+def _work(plan: Plan, results: Results, workers: int, threads: int) -> list[dict[str, Any]]:
     """All units, with a progress bar on standard error."""
     names = [f"{model}, seed {seed}, split {fold + 1} of {plan.folds}" for seed, fold, model in plan.units]
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -136,7 +144,7 @@ def _work(plan: Plan, results: Results) -> list[dict[str, Any]]:
     units = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(names[0], total=len(names))
-        for unit, following in zip(run(plan, results), [*names[1:], "done"], strict=True):
+        for unit, following in zip(run(plan, results, workers=workers, threads=threads), [*names[1:], "done"], strict=True):
             units.append(unit)
             progress.update(task, advance=1, description=following)
     return units

@@ -6,7 +6,7 @@ exact, and refuses with an `IntractableError` otherwise:
 ====================  ===========================================================================
 pair                  how
 ====================  ===========================================================================
-two Gaussians         closed form
+two Gaussians         closed form, low-rank ones too
 two tables            the tables of q, averaged over the marginals of p on their scopes (elimination)
 at most `MAX_STATES`  the sum over all values: any discrete joints, neural and mixtures too
 ====================  ===========================================================================
@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from torch import Size, Tensor
-from torch.distributions import MultivariateNormal, kl_divergence, register_kl
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence, register_kl
 
 from pyro_ar.checks import IntractableError, require
-from pyro_ar.elliptical import Gaussian
+from pyro_ar.elliptical import Gaussian, LowRankGaussian
 from pyro_ar.joint import Joint, all_states
 from pyro_ar.tables.base import TableJoint
 
@@ -40,7 +40,7 @@ class _NoExactDistance(IntractableError, NotImplementedError):
 def _kl_joints(p: Joint, q: Joint) -> Tensor:
     """KL(p || q) in nats, of the broadcast batch shape."""
     shape = _check_pair(p, q)
-    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
+    if isinstance(p, Gaussian | LowRankGaussian) and isinstance(q, Gaussian | LowRankGaussian):
         answer = kl_divergence(_as_normal(p), _as_normal(q))
     elif isinstance(p, TableJoint) and isinstance(q, TableJoint) and max(_rows(p), _rows(q)) <= MAX_STATES:
         answer = _expected_log(p, p) - _expected_log(p, q)
@@ -64,9 +64,14 @@ def _check_pair(p: Any, q: Any) -> Size:
         raise ValueError(f"batch shapes must broadcast; got {tuple(p.batch_shape)} and {tuple(q.batch_shape)}") from None
 
 
-def _as_normal(joint: Gaussian) -> MultivariateNormal:
-    batch = torch.broadcast_shapes(joint.loc.shape[:-1], joint.covariance_matrix.shape[:-2], joint.batch_shape)
-    return MultivariateNormal(joint.loc.expand(*batch, -1), joint.covariance_matrix, validate_args=False)
+def _as_normal(joint: Gaussian | LowRankGaussian) -> Any:
+    """Torch's own, which has closed forms for all four pairs."""
+    D, batch = joint.event_shape[0], joint.batch_shape
+    loc = joint.loc.expand(*batch, D)
+    if isinstance(joint, Gaussian):
+        return MultivariateNormal(loc, joint.covariance_matrix.expand(*batch, D, D), validate_args=False)
+    factor, diag = joint.cov_factor.expand(*batch, D, joint.rank), joint.cov_diag.expand(*batch, D)
+    return LowRankMultivariateNormal(loc, factor, diag, validate_args=False)
 
 
 def _rows(joint: TableJoint) -> int:

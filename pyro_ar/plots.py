@@ -20,7 +20,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from pyro_ar.checks import require
 
-__all__ = ["Series", "Tile", "curves", "dots", "posterior_panel"]
+__all__ = ["Series", "Tile", "curves", "dots", "image_rows", "posterior_panel"]
 
 # Okabe and Ito's colours without yellow, which is too faint on white; shape and dash tell series apart without any colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
@@ -154,8 +154,45 @@ def posterior_panel(tiles: Sequence[Tile], classes: Sequence[Any], *, title: str
     return figure
 
 
-def _image(axis: Axes, image: np.ndarray, visible: np.ndarray, title: str) -> None:
-    top = max(float(image.max()), 1e-9)
+def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, hidden: np.ndarray | None = None, unseen: str = "", title: str = "",
+               note: str = "") -> Figure:
+    """Images side by side, one row per model or source.
+
+    Args:
+        rows: `(height, width)` images by the name of their row, 0 is white; all rows share the grey of the first one.
+        hidden: `(height, width)`, True where a model had to fill in: shaded in every row but the first.
+        unseen: Name of a row that shows the hidden cells as hidden, not filled in.
+        title: Above all.
+        note: Below all, small.
+
+    Raises:
+        ValueError: No images, or rows that have not equally many.
+    """
+    lengths = {len(images) for images in rows.values()}
+    require(len(lengths) == 1 and min(lengths) > 0, "image_rows wants rows of equally many images, at least one", sorted(lengths))
+    columns = lengths.pop()
+    figure = Figure(figsize=(2.3 + 0.72 * columns, 1.1 + 0.74 * len(rows)), dpi=130, layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    top = max(float(np.max(image)) for image in next(iter(rows.values())))
+    for i, (line, (name, images)) in enumerate(zip(grid, rows.items(), strict=True)):
+        for axis, image in zip(line, images, strict=True):
+            _image(axis, image, np.ones_like(image, dtype=bool) if name != unseen or hidden is None else ~hidden, "", top=top)
+            if hidden is not None and i > 0 and name != unseen:
+                axis.imshow(np.where(hidden, 1.0, np.nan), cmap=ListedColormap([HIDDEN]), alpha=0.28, interpolation="nearest")
+            axis.spines[:].set_color("0.8")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    if hidden is not None:
+        handles = [Patch(facecolor=HIDDEN, alpha=0.28, label="drawn by the model"),
+                   Patch(facecolor=HIDDEN, hatch="////", edgecolor="white", label="hidden from the models")]
+        figure.legend(handles=handles[:1 + (unseen in rows)], loc="outside lower center", ncols=2, frameon=False, fontsize=8, title=note, title_fontsize=8)
+    else:
+        figure.supxlabel(note, fontsize=8)
+    return figure
+
+
+def _image(axis: Axes, image: np.ndarray, visible: np.ndarray, title: str, top: float | None = None) -> None:
+    top = max(float(image.max()) if top is None else top, 1e-9)
     axis.imshow(np.where(visible, image, np.nan), cmap="gray_r", vmin=0, vmax=top, interpolation="nearest")
     for row, column in np.argwhere(~visible):
         axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=HIDDEN, edgecolor="white", linewidth=0, hatch="////"))

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.divergence import closest_table, estimate_kl
-from pyro_ar.elliptical import Gaussian
+from pyro_ar.elliptical import Gaussian, LowRankGaussian
 from pyro_ar.families import FVSBN
 from pyro_ar.joint import all_states
 from pyro_ar.mixture import Mixture
@@ -82,6 +82,15 @@ def test_gaussians_against_torch(float64):
     expected = kl_divergence(MultivariateNormal(p.loc, covariance), MultivariateNormal(q.loc, torch.eye(4)))
     torch.testing.assert_close(kl_divergence(p, q), expected)
     assert kl_divergence(q.expand((2, 3)), p).shape == (2, 3)
+
+
+def test_low_rank_gaussians_are_gaussians(float64):
+    low = LowRankGaussian(torch.randn(3, 4), torch.randn(3, 4, 2), torch.rand(4) + 0.5)
+    dense = Gaussian(low.loc, low.cov_factor @ low.cov_factor.mT + torch.diag_embed(low.cov_diag))
+    other = LowRankGaussian(torch.zeros(4), torch.randn(4, 1), torch.ones(4))
+    torch.testing.assert_close(kl_divergence(low, dense), torch.zeros(3), atol=1e-9, rtol=0)
+    torch.testing.assert_close(kl_divergence(low, other), kl_divergence(dense, other))
+    torch.testing.assert_close(kl_divergence(other, low), kl_divergence(other, dense))
 
 
 def test_neural_joints_by_enumeration():

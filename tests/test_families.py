@@ -23,7 +23,9 @@ OUTPUTS = {
 }
 
 
-def with_random_weights(family, scale=0.7):
+def with_random_weights(family):
+    # Weights of continuous outputs are smaller: the kit integrates on a grid, on which narrow conditionals are lost.
+    scale = 0.7 if family.output.num_states else 0.2
     with torch.no_grad():
         for p in family.parameters():
             p.normal_().mul_(scale)
@@ -76,8 +78,10 @@ def cases():
     found = []
     for i, (name, make) in enumerate(FAMILIES.items()):
         for j, (kind, output) in enumerate(OUTPUTS.items()):
-            for k, setting in enumerate(SETTINGS):
-                slow = [] if k == (3 * i + j) % len(SETTINGS) else [pytest.mark.slow]
+            # The kit enumerates a batch of orders, as its other ways read one order.
+            settings = [s for s in SETTINGS if s is not orders or output.num_states]
+            for k, setting in enumerate(settings):
+                slow = [] if k == (3 * i + j) % len(settings) else [pytest.mark.slow]
                 found.append(pytest.param(setting, make, output, id=f"{name}, {kind}, {setting.__name__}", marks=slow))
     return found
 

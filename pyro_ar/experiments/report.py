@@ -1,4 +1,4 @@
-r"""What the occlusion experiment shows to people: tables, a CSV file, and three pictures."""
+r"""What the occlusion experiment shows to people: tables, a CSV file, and four pictures."""
 
 import io
 import math
@@ -14,13 +14,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pyro_ar.experiments.occlusion import FLOOR, METRICS, MODELS, OCCLUSIONS, Cell, Plan, examples
+from pyro_ar.experiments.occlusion import FLOOR, METRICS, MODELS, OCCLUSIONS, Cell, Plan, completed, examples, merge_reasons
 from pyro_ar.experiments.store import write_atomically, write_csv
-from pyro_ar.plots import Series, Tile, curves, dots, posterior_panel
+from pyro_ar.plots import Series, Tile, curves, dots, image_rows, posterior_panel
 
 __all__ = ["csv_rows", "draw", "tables", "write"]
 
 Summary = Mapping[str, Mapping[str, Cell]]
+SEEN = "what is seen"
 
 TITLES = {"accuracy": "Accuracy, %: higher is better", "log_score": "Log score, -log p(true class), in nats: lower is better",
           "calibration": "Calibration error, %: lower is better"}
@@ -65,7 +66,7 @@ def _rounded(value: float) -> float | None:
 def tables(summary: Summary) -> RenderableType:
     """For each metric a table of the random levels and one of the shapes, with footnotes."""
     names = _occlusions(summary)
-    reasons: dict[str, int] = {}
+    reasons = _reasons(summary)
     parts: list[RenderableType] = []
     for metric in METRICS:
         levels = [name for name in names if OCCLUSIONS[name].level is not None]
@@ -76,11 +77,17 @@ def tables(summary: Summary) -> RenderableType:
     return Group(*parts, *_footnotes(summary, reasons))
 
 
-def _table(summary: Summary, names: Sequence[str], metric: str, reasons: dict[str, int]) -> Table:
+def _reasons(summary: Summary) -> list[str]:
+    """The footnotes: one for all that differ in their numbers alone."""
+    return merge_reasons([cell.reason for row in summary.values() for cell in row.values() if cell.reason])
+
+
+def _table(summary: Summary, names: Sequence[str], metric: str, reasons: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")  # where the screen is narrow, long names break, and numbers do not
     for name in names:
-        table.add_column(OCCLUSIONS[name].label.removesuffix(" at random").removesuffix(" half").removesuffix(" patch"), justify="right")
+        label = OCCLUSIONS[name].label.removesuffix(" at random").removesuffix(" half").removesuffix(" patch")
+        table.add_column(label, justify="right", no_wrap=True)
     best = {name: _best(summary, name, metric) for name in names}
     for model, cells in summary.items():
         table.add_row(model, *(_text(cells.get(name), metric, reasons, best[name] == model) for name in names))
@@ -93,11 +100,12 @@ def _best(summary: Summary, name: str, metric: str) -> str | None:
     return min(known, key=lambda model: known[model]) if len(known) > 1 else None
 
 
-def _text(cell: Cell | None, metric: str, reasons: dict[str, int], best: bool) -> Text:
+def _text(cell: Cell | None, metric: str, reasons: Sequence[str], best: bool) -> Text:
     if cell is None:
         return Text("-")
     if cell.reason:
-        return Text(f"no exact answer ({reasons.setdefault(cell.reason, len(reasons) + 1)})", style="italic")
+        number = next(i for i, reason in enumerate(reasons, 1) if len(merge_reasons([reason, cell.reason])) == 1)
+        return Text(f"none ({number})", style="italic")
     digits, scale = DIGITS[metric], SCALE[metric]
     text = f"{scale * cell.mean[metric]:.{digits}f}"
     error = scale * cell.error[metric]
@@ -106,7 +114,7 @@ def _text(cell: Cell | None, metric: str, reasons: dict[str, int], best: bool) -
     return Text(text, style="bold" if best else "")
 
 
-def _footnotes(summary: Summary, reasons: Mapping[str, int]) -> Iterable[Text]:
+def _footnotes(summary: Summary, reasons: Sequence[str]) -> Iterable[Text]:
     cells = [cell for row in summary.values() for cell in row.values()]
     splits = max(cell.splits for cell in cells)
     yield Text(f"\nMean ± standard error over {splits} splits. In a terminal the best of each column is bold. The same cells are hidden for all models.")
@@ -115,8 +123,14 @@ def _footnotes(summary: Summary, reasons: Mapping[str, int]) -> Iterable[Text]:
     floored = sum(cell.floored for cell in cells)
     if floored:
         yield Text(f"In the log score a row counts for at most {FLOOR:g} nats; {floored} answers were worse.")
-    for reason, number in reasons.items():
-        yield Text(f"({number}) {reason}")
+    for number, reason in enumerate(reasons, 1):
+        yield Text(f"none ({number}): no exact answer. {reason[:1].upper()}{reason[1:]}")
+
+
+def _missing(summary: Summary) -> str:
+    """Which models lack points, for the pictures."""
+    names = [model for model, cells in summary.items() if any(cell.reason for cell in cells.values())]
+    return f"{', '.join(names)}: only where there is an exact answer, and points without lines." if names else ""
 
 
 def _notes(summary: Summary) -> str:
@@ -133,12 +147,12 @@ def _occlusions(summary: Summary) -> list[str]:
 
 
 def draw(plan: Plan, units: Sequence[Mapping[str, Any]], summary: Summary) -> dict[str, Figure]:
-    """The pictures by file name: `levels.png`, `shapes.png`, `examples.png`, as far as there is something to show."""
+    """The pictures by file name: `levels.png`, `shapes.png`, `examples.png`, `completions.png`, as far as there is something to show."""
     names = _occlusions(summary)
     splits = max((cell.splits for row in summary.values() for cell in row.values()), default=0)
     what = f"{plan.data.name}, {plan.data.num_states} levels" if plan.data.num_states else plan.data.name
     note = "\n".join(filter(None, (f"Mean and standard error over {splits} splits; the same cells are hidden for all models.",
-                                   _notes(summary))))
+                                   _missing(summary), _notes(summary))))
     figures = {}
     levels = [name for name in names if OCCLUSIONS[name].level is not None]
     if len(levels) > 1:
@@ -153,6 +167,12 @@ def draw(plan: Plan, units: Sequence[Mapping[str, Any]], summary: Summary) -> di
     if tiles:
         figures["examples.png"] = posterior_panel(tiles, np.unique(plan.labels).tolist(), title=f"What the models make of what is seen ({what})",
                                                   note="The darker, the more probable. Shown is the first test image of each class: a rule, not a choice.")
+    rows = _completions(plan, units)
+    if rows:
+        figures["completions.png"] = image_rows(
+            rows, hidden=~completed(plan)[0].visible.reshape(rows[SEEN][0].shape).numpy(), unseen=SEEN,
+            title=f"The lower half, drawn by each model given the upper half ({what})",
+            note="One draw of given(x, visible) per model and digit, not a choice of several; first test image of each class.")
     return figures
 
 
@@ -176,3 +196,13 @@ def _tiles(plan: Plan, units: Sequence[Mapping[str, Any]]) -> list[Tile]:
                  example.visible.reshape(shape).numpy(), int(np.searchsorted(classes, example.label)),
                  {model: answer.get(example.occlusion) for model, answer in answers.items()})
             for example in examples(plan)]
+
+
+def _completions(plan: Plan, units: Sequence[Mapping[str, Any]]) -> dict[str, list[np.ndarray]]:
+    """Rows of images by name: the digits, what is seen of them, and the draw of each model."""
+    shape, shown = plan.data.image_shape, completed(plan)
+    draws = {unit["model"]: [np.array(draw).reshape(shape) for draw in unit["completions"]] for unit in units if "completions" in unit}
+    if shape is None or len(shape) != 2 or not draws:
+        return {}
+    true = [plan.data.x[example.row].reshape(shape).numpy() for example in shown]
+    return {"the image": true, SEEN: true, **draws}
