@@ -1,7 +1,9 @@
 """Autoregressive joints and Bayes nets as Pyro distributions, and the generative classifier they make."""
 
 from pyro_ar import order, outputs, visible
+from pyro_ar.annealing import Evidence
 from pyro_ar.autoregressive import Autoregressive
+from pyro_ar.bayesian import Bayesian, Posterior
 from pyro_ar.checks import IntractableError
 from pyro_ar.classify import (
     DiscriminantAnalysis,
@@ -10,6 +12,33 @@ from pyro_ar.classify import (
     MixtureDiscriminantAnalysis,
     TemperatureScaled,
 )
+from pyro_ar.comparison import (
+    Comparison,
+    Difference,
+    Loo,
+    NeuralModel,
+    Row,
+    StructurePosterior,
+    TableModel,
+    arviz_comparison,
+    average,
+    chain_over,
+    compare,
+    cross_validate,
+    guide_draws,
+    held_out_score,
+    loo,
+    model_log_likelihood,
+    paired_difference,
+    pointwise_log_likelihood,
+    refit_bad,
+    stacking_weights,
+    structure_posterior,
+    table_models,
+    to_inference_data,
+    variable_orders,
+)
+from pyro_ar.divergence import KLEstimate, closest_table, estimate_kl, kl_divergence
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from pyro_ar.estimate import estimate_log_marginal
 from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
@@ -21,11 +50,16 @@ from pyro_ar.training import Fit, fit, load, save
 from pyro_ar.transformed import Transformed
 
 __all__ = [
-    "Autoregressive", "BayesNet", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable",
-    "FullyIndependent", "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint",
-    "LogisticRegression", "LowRankGaussian", "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture",
-    "MixtureDiscriminantAnalysis", "NADE", "OrderlessNADE", "OverOrders", "RankNormal", "StudentT", "TablePosterior",
-    "TemperatureScaled", "Transformed", "estimate_log_marginal", "fit", "load", "order", "outputs", "save", "visible",
+    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "Difference", "DiscriminantAnalysis",
+    "Evidence", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier",
+    "Given", "IntractableError", "Joint", "KLEstimate", "LogisticRegression", "Loo", "LowRankGaussian",
+    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureDiscriminantAnalysis", "NADE",
+    "NeuralModel", "OrderlessNADE", "OverOrders", "Posterior", "RankNormal", "Row", "StructurePosterior", "StudentT",
+    "TableModel", "TablePosterior", "TemperatureScaled", "Transformed", "arviz_comparison", "average", "chain_over",
+    "closest_table", "compare", "cross_validate", "estimate_kl", "estimate_log_marginal", "fit", "guide_draws",
+    "held_out_score", "kl_divergence", "load", "loo", "model_log_likelihood", "order", "outputs", "paired_difference",
+    "pointwise_log_likelihood", "refit_bad", "save", "stacking_weights", "structure_posterior", "table_models",
+    "to_inference_data", "variable_orders", "visible",
 ]
 
 __version__ = "0.1.0"

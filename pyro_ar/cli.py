@@ -23,6 +23,8 @@ from threadpoolctl import threadpool_limits
 from pyro_ar import data
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.experiments import report
+from pyro_ar.experiments.comparison import MODELS as COMPARED
+from pyro_ar.experiments.comparison import run_compare
 from pyro_ar.experiments.occlusion import MODELS, OCCLUSIONS, Plan, run, summarise
 from pyro_ar.experiments.parameters import Row, parameter_table, parse_shape
 from pyro_ar.experiments.store import Results
@@ -148,6 +150,33 @@ def _work(plan: Plan, results: Results, workers: int, threads: int) -> list[dict
             units.append(unit)
             progress.update(task, advance=1, description=following)
     return units
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Option("--data", help="A set under PYRO_AR_DATA such as debd/nltcs, or a file of states.")],
+    label: Annotated[str | None, typer.Option(help="A column of the file that is no variable, by name or number.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run goes on from what it holds.")] = Path("compare"),
+    sizes: Annotated[str | None, typer.Option(help="Numbers of training rows.", show_default="25,100,400,...,all")] = None,
+    models: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(COMPARED)}.", show_default="all that fit the data")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use the first rows of the training part only.", show_default="all")] = None,
+    test_share: Annotated[float, typer.Option(help="Of the rows, held out where the set has no test part.")] = 0.2,
+    steps: Annotated[int, typer.Option(help="Of training of each neural model, at most.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Of the order of the rows, and of the neural models.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="The matrices are small, and one is the fastest.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+) -> int:
+    """Compare factorisations of discrete data: held-out nats per row against training rows, evidence and parameters."""
+    torch.set_num_threads(threads)
+    counts = None if sizes is None else _numbers("--sizes", sizes)
+    try:
+        with threadpool_limits(threads):
+            run_compare(dataset, label=label, out=out, sizes=counts, models=_names(models), rows=rows, test_share=test_share,
+                        steps=steps, seed=seed, fresh=fresh)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished fits are kept in {out}/; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
 
 
 @app.command()

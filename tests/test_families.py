@@ -50,7 +50,7 @@ def context(make, output):
 
 
 def batch(make, output):
-    return with_random_weights(make(3, output=output, context_dim=2))(torch.randn(2, 3, 2))
+    return with_random_weights(make(3, output=output, context_dim=2))(torch.randn(2, 2, 2))
 
 
 def weight_draws(make, output):
@@ -59,7 +59,7 @@ def weight_draws(make, output):
 
 def draws_and_context(make, output):
     family = with_random_weights(make(3, output=output, context_dim=2))
-    return with_draws(family(torch.randn(3, 2)), 2, 1)
+    return with_draws(family(torch.randn(2, 2)), 2, 1)
 
 
 def orders(make, output):
@@ -94,7 +94,9 @@ ONE_ORDER = {"shapes_agree", "conditionals_normalise", "is_causal"}  # these che
 def test_conforms(check, setting, make, output, float64):
     if setting is orders and check.__name__ in ONE_ORDER:
         pytest.skip("the check reads one order")
+    # Warmed up for 5 steps only, NUTS may still reject all it tries of a Normal with a steep scale.
+    options = {"warmup_steps": 20} if check.__name__ == "runs_nuts" else {}
     try:
-        check(setting(make, output))
+        check(setting(make, output), **options)
     except NotApplicable as reason:
         pytest.skip(str(reason))

@@ -14,7 +14,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pyro_ar.experiments.occlusion import FLOOR, METRICS, MODELS, OCCLUSIONS, Cell, Plan, completed, examples, merge_reasons
+from pyro_ar.experiments.occlusion import (
+    FLOOR,
+    METRICS,
+    MODELS,
+    OCCLUSIONS,
+    Cell,
+    Plan,
+    completed,
+    examples,
+    merge_reasons,
+)
 from pyro_ar.experiments.store import write_atomically, write_csv
 from pyro_ar.plots import Series, Tile, curves, dots, image_rows, posterior_panel
 

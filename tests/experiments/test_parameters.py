@@ -1,10 +1,13 @@
 import math
+import re
 import time
 
 import pytest
 
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.experiments.parameters import Count, parameter_table, parse_shape
+from pyro_ar.families import FVSBN, MADE, NADE, OrderlessNADE
+from pyro_ar.outputs import Bernoulli, Categorical
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 
@@ -22,6 +25,25 @@ def test_formulas_agree_with_the_joints(n, states):
         assert table["Markov chain of order 2"].value == MarkovChain.count_parameters(sizes, order=2)
     assert table["Chow-Liu tree"].value == ChowLiuTree.count_parameters(sizes)
     assert table["Gaussian"].value == Gaussian.count_parameters(n)
+
+
+@pytest.mark.parametrize(("n", "states"), [(1, 2), (6, 2), (784, 2), (5, 3), (64, 17)])
+def test_neural_counts_are_of_weights_that_are_used(n, states):
+    table = counts((n,), states)
+    output = Bernoulli() if states == 2 else Categorical(states)
+    for name, family in (("FVSBN (linear logits)", FVSBN), ("NADE, h = 500", NADE), ("MADE, h = 500", MADE), ("OrderlessNADE, h = 500", OrderlessNADE)):
+        options = {} if family is FVSBN else {"hidden": 500}
+        assert table[name].value == family.count_parameters(n, output=output, **options), name
+
+
+@pytest.mark.parametrize(("n", "K"), [(1, 2), (6, 2), (784, 2), (5, 3), (64, 17)])
+def test_printed_formulas_of_the_neural_families(n, K):
+    rows = {row.name: row for row in parameter_table((n,), K)}
+    for name in ("FVSBN (linear logits)", "NADE, h = 500", "OrderlessNADE, h = 500"):
+        formula = re.sub(r"(?<=[\dnh)]) ?(?=[nh(])", "*", rows[name].formula).replace("^", "**")
+        assert eval(formula, {"n": n, "h": 500, "K": K}) == rows[name].count.value, formula
+    about = (n * 500 + n) * (K - 1) + 500
+    assert rows["MADE, h = 500"].count.value == pytest.approx(about, rel=0.01 if n > 1 else 0.6)
 
 
 def test_the_textbook():
