@@ -1,10 +1,11 @@
 """Learn handwritten digits, pixel by pixel, and draw new ones: NADE in raster order, OrderlessNADE in any order.
 
 Both give 8 x 8 pixels of 17 grey levels a probability, trained by maximum likelihood; digits are then drawn one pixel
-after the other. Run: python examples/sample_digits.py [--steps 60] [--out samples.png]
+after the other. Run: python examples/sample_digits.py [--steps 20] [--out samples.png]
 """
 
 import argparse
+import tempfile
 import time
 
 from pathlib import Path
@@ -21,8 +22,8 @@ COLUMNS = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=60, help="epochs of training")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"))
+    parser.add_argument("--steps", type=int, default=20, help="epochs of training")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "pyro_ar_samples.png")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small
     torch.manual_seed(0)
@@ -31,13 +32,13 @@ def main() -> None:
     x, test = x[:1500], x[1500:]
 
     grey = par.outputs.DiscretisedLogisticMixture(17, 5)
-    families = {"NADE": par.NADE(64, hidden=128, output=grey), "OrderlessNADE": par.OrderlessNADE(64, hidden=128, output=grey)}
+    families = {"NADE": par.NADE(64, hidden=64, output=grey), "OrderlessNADE": par.OrderlessNADE(64, hidden=64, output=grey)}
     chain = par.MarkovChain.from_data(x, num_states=17, pseudocount=1 / 17)
     print(f"{'Markov chain':14} {-chain.log_prob(test).mean():6.1f} nats per held-out digit")
     rows = {"real digits": test[:COLUMNS], "": test[COLUMNS:2 * COLUMNS]}
     for name, family in families.items():
         start = time.perf_counter()
-        par.fit(family, x, epochs=options.steps, lr=1e-2, batch_size=64, progress=False, accelerator="cpu")
+        par.fit(family, x, epochs=options.steps, lr=2e-2, batch_size=64, progress=False, accelerator="cpu")
         with torch.no_grad():
             joint = family()
             nats = -joint.log_prob(test).mean()

@@ -7,7 +7,7 @@ suffix         what is read
 =============  ==========================================================================
 `.idx`, none   IDX as in MNIST (`...-ubyte`), also `.gz`; images get their shape
 `.amat`        rows of numbers separated by blanks
-`.csv`         numbers separated by `,` `;` or tabs, with or without a line of names
+`.csv`         numbers or categories separated by `,` `;` or tabs, with or without a line of names
 `.npz`         the array `x`, or one named as the split, or the only one; labels in `y`
 `.mat`         MATLAB up to version 7, the same names
 =============  ==========================================================================
@@ -197,17 +197,19 @@ def load_amat(path: str | os.PathLike, label: str | int | None = None) -> Arrays
 
 
 def load_csv(path: str | os.PathLike, label: str | int | None = None) -> Arrays:
-    """Rows and labels of a table of numbers; a first line that holds no number is taken for names.
+    """Rows and labels of a table; a first line that holds no number is taken for names.
+
+    A column without any number holds categories: they become 0, 1, ... in alphabetical order.
 
     Raises:
-        ValueError: A cell is no number, a row has another length, or there is no such column.
+        ValueError: A column mixes numbers with something else, a row has another length, or there is no such column.
     """
     text = _text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
     names = lines.pop(0) if lines and not any(_is_number(cell) for cell in lines[0]) else None
-    return _columns(path, lines, names, label)
+    return _columns(path, _coded(lines), names, label)
 
 
 def load_npz(path: str | os.PathLike, split: str = "train") -> Arrays:
@@ -275,6 +277,18 @@ def _columns(path: str | os.PathLike, lines: list[list[str]], names: list[str] |
         return table, None
     column = _column(path, label, names, width)
     return np.delete(table, column, axis=1), table[:, column]
+
+
+def _coded(lines: list[list[str]]) -> list[list[str]]:
+    """Columns of words by the alphabetical numbers of their categories; all else as it is."""
+    if len({len(line) for line in lines}) != 1:
+        return lines  # refused later, with the line
+    columns = [list(column) for column in zip(*lines, strict=True)]
+    for i, column in enumerate(columns):
+        if all(cell and not _is_number(cell) for cell in column):
+            codes = {word: str(code) for code, word in enumerate(sorted(set(column)))}
+            columns[i] = [codes[cell] for cell in column]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def _column(path: str | os.PathLike, label: str | int, names: list[str] | None, width: int) -> int:

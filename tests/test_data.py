@@ -221,3 +221,11 @@ def test_named_sets_are_found(monkeypatch, tmp_path):
     assert data.load("binarized_mnist", "test").x.tolist() == pixels.tolist()
     with pytest.raises(ValueError, match="mnist has the splits train, test; got 'valid'"):
         data.load("mnist", "valid")
+
+
+def test_words_are_categories_in_alphabetical_order(tmp_path):
+    (tmp_path / "table.csv").write_text("colour,size\nred,2\nblue,0\nred,1\ngreen,2\n")
+    loaded = data.load(tmp_path / "table.csv")
+    assert loaded.x.tolist() == [[2, 2], [0, 0], [2, 1], [1, 2]]
+    assert loaded.num_states == 3
+    assert data.load(tmp_path / "table.csv", label="colour").y.tolist() == [2, 0, 2, 1]

@@ -58,6 +58,7 @@ FLOOR = 50.0  # nats; a single row with p = 1e-40 would otherwise outweigh a tho
 BINS = 15
 MAX_PAIRS = 2**28  # cells in all pair tables of a tree
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
+NET_ROWS = 64  # answered at once: twice as fast as all together
 COMPLETED = "bottom"  # the trailing half: every joint has an exact answer
 
 
@@ -394,7 +395,7 @@ def _fit_and_answer(plan: Plan, seed: int, fold: int, model: str) -> dict[str, A
     for name in plan.occlusions or ():
         seen = plan.pattern(name, seed, fold, len(test))
         try:
-            log_p = classifier.predict_log_proba(x[test], seen)
+            log_p = _answer(classifier, x[test], seen)
         except IntractableError as error:
             cells[name] = {"reason": str(error)}
             continue
@@ -423,6 +424,13 @@ def _draw_completions(plan: Plan, classifier: Any) -> list[list[float]]:
     except IntractableError:
         return []
     return [[round(v, 3) for v in row] for row in drawn.tolist()]
+
+
+def _answer(classifier: Any, x: Tensor, seen: Tensor) -> np.ndarray:
+    """Log p(class | x_visible); of nets for few rows at a time, whose hidden layers then stay in the cache."""
+    step = NET_ROWS if isinstance(getattr(classifier, "likelihood", None), nn.Module) else len(x)
+    pieces = [(x[i:i + step], seen if len(seen) == 1 else seen[i:i + step]) for i in range(0, len(x), step)]
+    return np.concatenate([classifier.predict_log_proba(*piece) for piece in pieces])
 
 
 def scores(log_p: np.ndarray, y: np.ndarray) -> dict[str, float]:
