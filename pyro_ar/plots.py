@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 DASHES = ("-", "--", ":", "-.")
 HIDDEN = "#9FC6E7"
+TINTED = LinearSegmentedColormap.from_list("tinted", ["#E4F0FA", "#000000"])  # black stays black
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def curves(panels: Mapping[str, Mapping[str, Series]], x: Sequence[float], *, x_
            note: str = "") -> Figure:
     """One panel per metric, one line per series, over a quantity; bars are one standard error.
 
+    A series of which one value alone is known is a point, a little left of its position, where the lines do not hide it.
+
     Args:
         panels: Series by name, by the label of the vertical axis.
         x: Positions.
@@ -72,14 +75,21 @@ def curves(panels: Mapping[str, Mapping[str, Series]], x: Sequence[float], *, x_
     """
     figure, axes = _row_of_axes(panels, title, height=4.9)
     for axis, (label, series) in zip(axes, panels.items(), strict=True):
+        lone = [name for name, line in series.items() if _is_lone(line)]
         for style, (name, line) in zip(_styles(), series.items(), strict=False):
             require(len(line.values) == len(line.errors) == len(x), f"{name} wants one value per position", len(line.values), len(x))
-            axis.errorbar(x, line.values, line.errors, capsize=2, linewidth=1.6, markersize=5.5, **style)
+            beside = 0.022 * (max(x) - min(x)) * (lone.index(name) + 1) if name in lone else 0.0
+            axis.errorbar(np.subtract(x, beside), line.values, line.errors, capsize=2, linewidth=1.6, markersize=5.5, **style)
         axis.set_xlabel(x_label)
         axis.set_xticks(list(x))
         _finish(axis, label)
     _legend(figure, next(iter(panels.values())), note)
     return figure
+
+
+def _is_lone(line: Series) -> bool:
+    """One value is known, others are not."""
+    return len(line.values) > 1 and int(np.isfinite(line.values).sum()) == 1
 
 
 def dots(panels: Mapping[str, Mapping[str, Series]], categories: Sequence[str], *, y_label: str, title: str = "",
@@ -96,7 +106,7 @@ def dots(panels: Mapping[str, Mapping[str, Series]], categories: Sequence[str], 
     Raises:
         ValueError: A series that has not one value per category.
     """
-    figure, axes = _row_of_axes(panels, title, height=2.3 + 0.5 * len(categories))
+    figure, axes = _row_of_axes(panels, title, height=2.3 + max(0.5, 0.085 * len(next(iter(panels.values()), ()))) * len(categories))
     rows = np.arange(len(categories))
     for axis, (label, series) in zip(axes, panels.items(), strict=True):
         offsets = np.linspace(-0.3, 0.3, len(series)) if len(series) > 1 else [0.0]
@@ -110,7 +120,7 @@ def dots(panels: Mapping[str, Mapping[str, Series]], categories: Sequence[str], 
         axis.tick_params(axis="y", length=0)
         _finish(axis, label, horizontal=True)
     axes[0].set_ylabel(y_label)
-    _legend(figure, next(iter(panels.values())), note)
+    _legend(figure, next(iter(panels.values())), note, lines=False)
     return figure
 
 
@@ -178,12 +188,12 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, hidden: np.ndarray |
         for axis, image in zip(line, images, strict=True):
             _image(axis, image, np.ones_like(image, dtype=bool) if name != unseen or hidden is None else ~hidden, "", top=top)
             if hidden is not None and i > 0 and name != unseen:
-                axis.imshow(np.where(hidden, 1.0, np.nan), cmap=ListedColormap([HIDDEN]), alpha=0.28, interpolation="nearest")
+                axis.imshow(np.where(hidden, image, np.nan), cmap=TINTED, vmin=0, vmax=max(top, 1e-9), interpolation="nearest")
             axis.spines[:].set_color("0.8")
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=11)
     if hidden is not None:
-        handles = [Patch(facecolor=HIDDEN, alpha=0.28, label="drawn by the model"),
+        handles = [Patch(facecolor=TINTED(0), label="drawn by the model"),
                    Patch(facecolor=HIDDEN, hatch="////", edgecolor="white", label="hidden from the models")]
         figure.legend(handles=handles[:1 + (unseen in rows)], loc="outside lower center", ncols=2, frameon=False, fontsize=8, title=note, title_fontsize=8)
     else:
@@ -246,8 +256,10 @@ def _finish(axis: Axes, label: str, *, horizontal: bool = False) -> None:
     (axis.set_xlim if horizontal else axis.set_ylim)(0, None)
 
 
-def _legend(figure: Figure, names: Mapping[str, Any], note: str) -> None:
-    handles = [Line2D([], [], label=name, **style) for style, name in zip(_styles(), names, strict=False)]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False,
+def _legend(figure: Figure, series: Mapping[str, Series], note: str, *, lines: bool = True) -> None:
+    handles = [Line2D([], [], label=name, **style | ({} if lines and not _is_lone(line) else {"linestyle": "none"}))
+               for style, (name, line) in zip(_styles(), series.items(), strict=False)]
+    rows = math.ceil(len(handles) / 6)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / rows), frameon=False,
                            title=note, title_fontsize=9)
     legend.get_title().set_multialignment("center")

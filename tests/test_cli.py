@@ -100,8 +100,8 @@ def test_occlusion_run_and_rerun(capsys, tmp_path):
 def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     whole = cli.run
 
-    def interrupted(plan, results):
-        units = whole(plan, results)
+    def interrupted(plan, results, **options):
+        units = whole(plan, results, **options)
         yield next(units)
         raise KeyboardInterrupt
 
@@ -113,10 +113,11 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert "1 of 4 units were there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
-def test_a_killed_process_goes_on(tmp_path, kill):
+@pytest.mark.parametrize(("kill", "workers"), [(signal.SIGINT, "1"), (signal.SIGKILL, "1"), (signal.SIGINT, "2"), (signal.SIGKILL, "2")],
+                         ids=["ctrl-c", "kill", "ctrl-c with workers", "kill with workers"])
+def test_a_killed_process_goes_on(tmp_path, kill, workers):
     command = [sys.executable, "-m", "pyro_ar.cli", "occlusion", "--models", "independent,Chow-Liu tree", "--seeds", "1",
-               "--rows", "600", "--folds", "3", "--occlusions", "random-90", "--out", str(tmp_path)]
+               "--rows", "600", "--folds", "3", "--occlusions", "random-90", "--out", str(tmp_path), "--workers", workers]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     file = tmp_path / "results.json"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -125,17 +126,22 @@ def test_a_killed_process_goes_on(tmp_path, kill):
                 break
             time.sleep(0.05)
         process.send_signal(kill)
-        error = process.communicate()[1]
+        error = process.communicate(timeout=60)[1]  # would wait for workers that outlive their parent: they hold the pipe
     if kill == signal.SIGINT:
         assert process.returncode == 130
         assert "the same command goes on from there" in error
         assert "Traceback" not in error
     done = json.loads(file.read_text())["units"]
     assert 1 <= len(done) < 6
-    assert cli.main([*command[3:]]) == 0
+    assert cli.main([*command[3:], "--workers", "1"]) == 0
     units = json.loads(file.read_text())["units"]
     assert len(units) == 6
     assert units[:len(done)] == done
+
+
+def test_workers_are_worth_their_start():
+    assert cli._workers(4) == cli._workers(0) == 1
+    assert 1 <= cli._workers(100) <= 4
 
 
 def test_data_from_files(capsys, tmp_path, monkeypatch):
@@ -161,6 +167,7 @@ def test_data_from_files(capsys, tmp_path, monkeypatch):
     (["--rows", "0"], "rows must be 1 or more"),
     (["--rows", "1"], "two classes or more"),
     (["--threads", "0"], "threads"),
+    (["--workers", "0"], "workers"),
 ])
 def test_occlusion_bad_input(capsys, tmp_path, monkeypatch, arguments, said):
     monkeypatch.delenv("PYRO_AR_DATA", raising=False)

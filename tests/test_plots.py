@@ -52,6 +52,17 @@ def test_gaps_where_there_is_no_exact_answer():
     rendered(plots.dots(lines, ["left", "right"], y_label="what"))
 
 
+def test_a_lone_point_is_not_hidden_by_the_lines():
+    nan = float("nan")
+    lines = {"a": plots.Series([1.0, 2.0], [0.0, 0.0]), "b": plots.Series([1.0, nan], [0.1, nan]), "c": plots.Series([1.0, nan], [0.1, nan])}
+    figure = plots.curves({"Accuracy (%)": lines}, [0, 50], x_label="x")
+    rendered(figure)
+    places = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() in plots.MARKERS[:3]]
+    assert len(set(places)) == 3
+    assert all(-5 < place <= 0 for place in places)
+    assert [handle.get_linestyle() for handle in figure.legends[0].legend_handles] == ["-", "None", "None"]
+
+
 def test_dots():
     figure = plots.dots(panels(), ["left", "right", "top", "bottom"], y_label="what is hidden")
     assert rendered(figure).std() > 5
@@ -78,7 +89,21 @@ def test_legends_and_axes_do_not_overlap():
                 assert not legend.overlaps(axis.get_tightbbox())
 
 
+@pytest.mark.parametrize("hidden", [None, np.arange(64).reshape(8, 8) >= 32])
+def test_image_rows(hidden):
+    images = [np.arange(64.0).reshape(8, 8)] * 3
+    figure = plots.image_rows({"true": images, "seen": images, "drawn": images}, hidden=hidden, unseen="seen", title="All", note="note")
+    assert rendered(figure).std() > 5
+    assert {"true", "seen", "drawn"} <= set(texts(figure))
+    hatched = [len(axis.patches) for axis in figure.axes]
+    shaded = [len(axis.images) for axis in figure.axes]
+    assert hatched == ([0] * 9 if hidden is None else [0] * 3 + [32] * 3 + [0] * 3)
+    assert shaded == ([1] * 9 if hidden is None else [1] * 6 + [2] * 3)
+
+
 def test_bad_input():
+    with pytest.raises(ValueError, match="equally many images"):
+        plots.image_rows({"a": [np.zeros((2, 2))], "b": []})
     with pytest.raises(ValueError, match="one value per position"):
         plots.curves(panels(), [0, 1], x_label="x")
     with pytest.raises(ValueError, match="one value per category"):

@@ -140,7 +140,7 @@ def _footnotes(summary: Summary, reasons: Sequence[str]) -> Iterable[Text]:
 def _missing(summary: Summary) -> str:
     """Which models lack points, for the pictures."""
     names = [model for model, cells in summary.items() if any(cell.reason for cell in cells.values())]
-    return f"{', '.join(names)}: only where there is an exact answer, and points without lines." if names else ""
+    return f"{', '.join(names)}: only where there is an exact answer." if names else ""
 
 
 def _notes(summary: Summary) -> str:

@@ -131,9 +131,11 @@ class MADENet(Net):
         sizes = [ends[k] - (ends[k - 1] if k else 0) for k in range(i, last + 1)]
         units, inside = slice(first, ends[last]), slice(inner[i], inner[last])
         known, weight = state["known"], state["weights"][layer][:, units]
-        before = state["biases"][layer][..., units] + known[layer][:, :inner[i]] @ weight[:inner[i]]
-        own = known[layer + 1][:, units].split(sizes, 1) if layer < len(self.hidden) else ()
-        return before.split(sizes, 1), known[layer][:, inside], weight[inside].split(sizes, 1), own
+        before = torch.addmm(state["biases"][layer][..., units], known[layer][:, :inner[i]], weight[:inner[i]])
+        # Autograd has no business here, and makes views dearer; vmap knows the dear ones only.
+        split: Any = torch.split if transforms_active() else torch.unsafe_split_with_sizes
+        own = split(known[layer + 1][:, units], sizes, 1) if layer < len(self.hidden) else ()
+        return split(before, sizes, 1), known[layer][:, inside], split(weight[inside], sizes, 1), own
 
 
 class _Wired(nn.Module):

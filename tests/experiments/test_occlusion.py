@@ -1,5 +1,10 @@
 import json
 import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
 
 from dataclasses import replace
 
@@ -233,11 +238,21 @@ def test_no_exact_answer_is_said_with_the_reason(few, tmp_path, monkeypatch):
     assert cells["left"].reason.startswith("57 hidden cells")
     assert cells["left"].mean == {}
     text = as_text(report.tables(summarise(units)))
-    assert " ".join(text.split()).count("no exact answer (1)") >= 1
-    assert "(1) 57 hidden cells precede the last visible one; use OrderlessNADE" in text
+    assert text.count("none (1)") == 6 + 1  # two occlusions, three metrics, the footnote
+    assert "none (1): no exact answer. 57 hidden cells precede the last visible one; use OrderlessNADE" in " ".join(text.split())
     rows = report.csv_rows(summarise(units))
     assert [row["no_exact_answer"][:2] for row in rows if row["model"] == "fixed order"] == ["", "57", "57"]
     report.write(plan, units, summarise(units), tmp_path)
+
+
+def test_footnotes_that_differ_in_numbers_are_one():
+    same = ["32 hidden, 17^32 states, at most 4096", "5 hidden, 17^5 states, at most 4096", "7 to 40 hidden, 17^7 to 17^40 states, at most 4096"]
+    assert occlusion.merge_reasons([same[0], "no net", *same[1:], "no net"]) == ["5 to 40 hidden, 17^5 to 17^40 states, at most 4096", "no net"]
+    assert occlusion.merge_reasons(same[:1]) == same[:1]
+    cells = {name: occlusion.Cell({}, {}, 2, reason=reason) for name, reason in zip(["random-50", "left", "top"], same, strict=True)}
+    text = " ".join(as_text(report.tables({"FVSBN": cells, "NADE": cells})).split())
+    assert text.count("none (1): no exact answer. 5 to 40 hidden") == 1
+    assert "(2)" not in text
 
 
 def as_text(renderable, width=100):
@@ -245,6 +260,102 @@ def as_text(renderable, width=100):
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
+
+
+# The neural families.
+
+NETS = {"seeds": (1,), "folds": 2, "occlusions": ("random-0", "left", "bottom")}
+
+
+@pytest.fixture(scope="module")
+def neural(few, tmp_path_factory):
+    plan = Plan(few, models=("Gaussian", "FVSBN", "OrderlessNADE, 4 orders", "logistic (mean)"), **NETS)
+    units = list(run(plan, results(plan, tmp_path_factory.mktemp("neural"))))
+    return plan, units, summarise(units)
+
+
+def test_fixed_orders_answer_prefixes_and_any_order_all(neural):
+    _, _, summary = neural
+    assert summary["FVSBN"]["left"].reason.startswith("32 hidden variables precede")
+    for model, name in (("FVSBN", "random-0"), ("FVSBN", "bottom"), *(("OrderlessNADE, 4 orders", name) for name in NETS["occlusions"])):
+        accuracy = summary[model][name].mean["accuracy"]  # of 100 rows, by chance 0.1 +- 0.03
+        assert accuracy > 0.5, (model, name)
+
+
+def test_the_class_is_the_context_and_the_output_fits_the_states(few):
+    with torch.random.fork_rng(devices=[]):
+        made = {name: MODELS[name].make(few).likelihood for name in ("FVSBN", "NADE", "OrderlessNADE", "OrderlessNADE, 4 orders")}
+        binary = MODELS["NADE"].make(few.binarise()).likelihood
+    assert {family.context_dim for family in made.values()} == {10}
+    assert {family.net.output for family in list(made.values())[:3]} == {occlusion.DiscretisedLogisticMixture(17, 5)}
+    assert binary.net.output == occlusion.Bernoulli()
+
+
+def test_long_data_get_fewer_epochs(few):
+    long = replace(few, x=few.x.repeat(200, 1), y=few.y.repeat(200))
+    assert MODELS["NADE"].make(few).fit_options["epochs"] == 60
+    assert MODELS["NADE"].make(long).fit_options["epochs"] == occlusion.MAX_STEPS // math.ceil(0.9 * 40_000 / 256)
+
+
+def test_settings_draw_no_random_numbers(few):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Plan(few, **NETS | {"models": ("NADE",)}).settings()
+    assert torch.rand(1).equal(expected)
+
+
+def test_completions_keep_what_is_seen(few, neural):
+    plan, units, summary = neural
+    shown = occlusion.completed(plan)
+    assert [example.label for example in shown] == list(range(10))
+    with_draws = [unit for unit in units if "completions" in unit]
+    assert [(unit["model"], unit["fold"]) for unit in with_draws] == [("Gaussian", 0), ("FVSBN", 0), ("OrderlessNADE, 4 orders", 0)]
+    for unit in with_draws:
+        drawn = torch.tensor(unit["completions"])
+        assert drawn[:, :32].equal(few.x[[example.row for example in shown], :32])
+        hidden = drawn[:, 32:]
+        if unit["model"] != "Gaussian":
+            assert hidden.equal(hidden.round())
+            assert hidden.min() >= 0
+            assert hidden.max() <= 16
+        assert hidden.std() > 1
+    assert "completions.png" in report.draw(plan, units, summary)
+
+
+def test_answers_in_pieces_are_the_same(few, monkeypatch):
+    classifier = occlusion.GenerativeClassifier(occlusion.OrderlessNADE(64, 8, occlusion.DiscretisedLogisticMixture(17, 2), 10),
+                                                fit_options={"epochs": 1, "progress": False, "accelerator": "cpu"}).fit(few.x, few.y)
+    seen = torch.rand(200, 64, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = classifier.predict_log_proba(few.x, seen)
+    assert occlusion._answer(classifier, few.x, seen) == pytest.approx(whole, abs=1e-4)
+    assert occlusion._answer(classifier, few.x, seen[:1]) == pytest.approx(classifier.predict_log_proba(few.x, seen[:1]), abs=1e-4)
+
+
+# Several workers.
+
+
+def test_workers_give_the_same_results(few, tmp_path):
+    plan = Plan(few, **NETS | {"models": ("independent", "FVSBN")})
+    alone = untimed(run(plan, results(plan, tmp_path / "alone")))
+    started = results(plan, tmp_path / "together")
+    started.add(next(run(plan, results(plan, tmp_path / "first"))))
+    assert untimed(run(plan, started, workers=2)) == alone
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_is_said(few, tmp_path):
+    plan = Plan(few, **NETS | {"models": ("OrderlessNADE, 4 orders",)})
+
+    def kill():
+        while not multiprocessing.active_children():
+            time.sleep(0.05)
+        time.sleep(1)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(ChildProcessError, match="a worker process was killed"):
+        list(run(plan, results(plan, tmp_path), workers=2))
 
 
 # What is shown.
@@ -306,6 +417,10 @@ def test_panel_shows_the_stored_posteriors(few, tmp_path):
     expected = model.predict_proba(x[example.row][None], example.visible[None])[0]
     assert tile.posteriors["Gaussian"] == pytest.approx(expected, abs=1e-4)
     assert tile.title == "50 %"
+
+
+def test_no_completions_without_a_hidden_lower_half(few):
+    assert occlusion.completed(Plan(few, **SMALL)) == []
 
 
 def test_no_pictures_of_rows_that_are_no_images(few, tmp_path):
