@@ -1,7 +1,7 @@
 """Learn handwritten digits, pixel by pixel, and draw new ones: NADE in raster order, OrderlessNADE in any order.
 
 Both give 8 x 8 pixels of 17 grey levels a probability, trained by maximum likelihood; digits are then drawn one pixel
-after the other. Run: python examples/sample_digits.py [--steps 20] [--out samples.png]
+after the other. Run: python examples/sample_digits.py [--steps 20] [--out FILE.png]
 """
 
 import argparse

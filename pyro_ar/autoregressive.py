@@ -76,7 +76,9 @@ class Autoregressive(Joint):
         device = next(iter(weights.values())).device
         # None is kept apart: values in raster order need no permuting.
         self._given_order = None if order is None else check_order(order, n).to(device)
-        tensors = dict(weights) if context is None else {**weights, "context": context}
+        tensors = dict(weights)
+        if context is not None:
+            tensors["context"] = context.to(next(iter(weights.values())).dtype)
         super().__init__(tensors, self._shape_of(tensors), event_shape, validate_args=validate_args)
         self._own_batch_shape = self.batch_shape  # before any expand
 
@@ -332,7 +334,7 @@ def _check_weights(net: nn.Module, weights: Mapping[str, Tensor], thorough: bool
         t = weights[name]
         require(isinstance(t, Tensor) and t.shape[max(t.ndim - p.ndim, 0):] == p.shape,
                 f"weight {name} must be a tensor that ends in {tuple(p.shape)}", t)
-        require(not (thorough and bool(t.isnan().any())), f"weight {name} must not hold NaN", t)
+        require(not (thorough and not bool(t.isfinite().all())), f"weight {name} must not hold NaN or infinity", t)
 
 
 def _check_context(context: Tensor | None, width: int, thorough: bool) -> None:

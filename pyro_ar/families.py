@@ -270,7 +270,8 @@ class OrderlessNADE(Family):
         joint = self(context)  # checks context and weights
         net: Any = self.net
         seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible
-        x = joint._check_value(x, seen)
+        x = joint._check_value(x, seen).to(joint.dtype)
+        context = joint.context
         many = seen.flatten(1).sum(-1, keepdim=True)
         shown = (torch.rand(many.shape, device=x.device) * many).floor()
         places = torch.rand(len(x), x[0].numel(), device=x.device).masked_fill(~seen.flatten(1), 2.0).argsort(-1).argsort(-1)

@@ -52,6 +52,8 @@ class Mixture(Joint):
         many = (joints.batch_shape[-1] if joints.batch_shape else 0) if isinstance(joints, Joint) else len(parts)
         require(isinstance(log_weights, Tensor) and log_weights.ndim >= 1 and log_weights.shape[-1] == many,
                 f"log_weights must end in the number of components ({many},)", log_weights)
+        require(log_weights.is_floating_point() and (validate_args is False or bool((log_weights > -math.inf).any(-1).all())),
+                "log_weights must be floating, with a finite one in each mixture", log_weights)
         batches = [j.batch_shape[:-1] if isinstance(joints, Joint) else j.batch_shape for j in parts]
         try:
             batch = torch.broadcast_shapes(log_weights.shape[:-1], *batches)
@@ -119,9 +121,8 @@ class Mixture(Joint):
             answer = self._each(lambda j, x: j._log_prob(x), x)
         else:
             marginal = self.marginal(visible)
-            shape = torch.broadcast_shapes(x.shape, marginal.visible.shape)
-            seen = marginal.visible.expand(shape)
-            answer = marginal._answering._component_log_marginal(self._check_value(x.expand(shape), seen), seen)
+            x = self._check_value(x, marginal.visible)
+            answer = marginal._answering._component_log_marginal(x, marginal.visible.expand(x.shape))
         return answer + self._log_weights()
 
     def component_posterior(self, x: Tensor, visible: Tensor | None = None) -> Categorical:

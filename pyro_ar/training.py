@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import tempfile
 import warnings
 
@@ -79,8 +80,12 @@ def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | 
         ValueError: Shapes that do not fit, no rows, or weights or a loss that went NaN.
         IntractableError: A fixed-order family cannot score these incomplete rows.
     """
+    require(hasattr(model, "training_log_prob"), "par.fit wants a family, such as par.NADE(...)", type(model).__name__)
     rows = _rows(model, x, context, visible)
+    require(isinstance(held_out, float | tuple), "held_out must be a share of the rows or a tuple of tensors", held_out)
     train, val = _split(rows, held_out, seed) if isinstance(held_out, float) else (rows, _rows(model, *held_out))
+    whole = all(isinstance(k, int) for k in (epochs, batch_size, patience))
+    require(whole, "epochs, batch_size and patience must be whole numbers", epochs, batch_size, patience)
     require(min(epochs, batch_size, patience) >= 1, "epochs, batch_size and patience must be at least 1",
             epochs, batch_size, patience)
     require(lr > 0 and math.isfinite(lr), "lr must be positive", lr)
@@ -98,14 +103,15 @@ def _rows(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor 
     """The columns of the data, checked to have the same rows."""
     event = tuple(model.event_shape)
     require(isinstance(x, Tensor) and tuple(x.shape[1:]) == event and len(x) > 0, f"data must be rows of shape (N, {event})", x)
-    rows = {"x": x if x.is_floating_point() else x.to(torch.get_default_dtype())}
+    dtype = next(model.parameters()).dtype
+    rows = {"x": x.to(dtype)}
     require((context is not None) == (model.context_dim > 0),
             f"the family has context_dim={model.context_dim}; give context exactly if that is positive", context)
     if context is not None:
         require(tuple(context.shape) == (len(x), model.context_dim), f"context must have shape ({len(x)}, {model.context_dim})", context)
-        rows["context"] = context
+        rows["context"] = context.to(dtype)
     if visible is not None:
-        require(visible.dtype == torch.bool and visible.shape == x.shape, f"visible must be bool of shape {tuple(x.shape)}", visible)
+        require(isinstance(visible, Tensor) and visible.dtype == torch.bool and visible.shape == x.shape, f"visible must be bool of shape {tuple(x.shape)}", visible)
         rows["visible"] = visible
     return rows
 
@@ -131,6 +137,7 @@ def _run(model: nn.Module, train: dict[str, Tensor], val: dict[str, Tensor], fol
     trainer = Trainer(accelerator=accelerator, devices=devices, max_epochs=epochs, callbacks=[best, stop, *bar], logger=False,
                       enable_model_summary=False, enable_progress_bar=progress, num_sanity_val_steps=0)
     last = folder / "last.ckpt"
+    _check_resumable(last, task)
     try:
         trainer.fit(task, _batches(train, batch_size, True), _batches(val, 4 * batch_size, False),
                     ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -146,6 +153,19 @@ def _run(model: nn.Module, train: dict[str, Tensor], val: dict[str, Tensor], fol
     score = float(best.best_model_score) if best.best_model_score is not None else math.nan
     held = [v for _, v in task.history]
     return Fit(score, held.index(min(held)) if held else 0, len(held), stop.stopped_epoch > 0, task.history)
+
+
+def _check_resumable(checkpoint: Path, task: nn.Module) -> None:
+    """Refuse a checkpoint that is torn, or of another model."""
+    if not checkpoint.exists():
+        return
+    try:
+        state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    except (EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint of par.fit, or is torn ({type(error).__name__}); remove it to start over") from None
+    mine = {name: t.shape for name, t in task.state_dict().items()}
+    require({name: t.shape for name, t in state.items()} == mine,
+            f"{checkpoint} is of another model; use another folder", sorted(set(state) ^ set(mine))[:4])
 
 
 def _batches(rows: dict[str, Tensor], batch_size: int, shuffle: bool) -> Any:
@@ -236,6 +256,8 @@ def save(model: Family, path: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save as to_bytes
 
+    require(isinstance(model, Family), "save wants a family (of an OverOrders, its family)", type(model).__name__)
+    require(not Path(path).is_dir() and Path(path).absolute().parent.is_dir(), "save wants the path of a file in a folder that exists", str(path))
     weights = {k: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
     for name, t in weights.items():
         require(not t.is_floating_point() or not bool(t.isnan().any()), f"weight {name} is NaN; it will not be saved", t)
@@ -271,10 +293,13 @@ def load(path: str | os.PathLike[str], known: Mapping[str, type[Family]] | None 
         name, config = head["family"], dict(head["config"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} has no readable configuration") from None
+    require(isinstance(name, str), f"{path} has no readable configuration")
     found: Any = {**{n: getattr(_families, n) for n in _families.__all__}, **(known or {})}.get(name)
     require(isinstance(found, type) and issubclass(found, Family), f"{path} holds an unknown family", name)
     try:
         model = found.from_config(config)
+        floating = [t.dtype for t in weights.values() if t.is_floating_point()]
+        model = model.to(floating[0]) if floating else model
         model.load_state_dict(weights)
     except (TypeError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: the configuration and the weights do not fit: {error}") from None

@@ -113,8 +113,12 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert "1 of 4 units were there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("kill", "workers"), [(signal.SIGINT, "1"), (signal.SIGKILL, "1"), (signal.SIGINT, "2"), (signal.SIGKILL, "2")],
-                         ids=["ctrl-c", "kill", "ctrl-c with workers", "kill with workers"])
+@pytest.mark.parametrize(("kill", "workers"), [
+    pytest.param(signal.SIGINT, "1", id="ctrl-c"),
+    pytest.param(signal.SIGKILL, "1", id="kill"),
+    pytest.param(signal.SIGINT, "2", id="ctrl-c with workers"),
+    pytest.param(signal.SIGKILL, "2", id="kill with workers", marks=pytest.mark.slow),
+])
 def test_a_killed_process_goes_on(tmp_path, kill, workers):
     command = [sys.executable, "-m", "pyro_ar.cli", "occlusion", "--models", "independent,Chow-Liu tree", "--seeds", "1",
                "--rows", "600", "--folds", "3", "--occlusions", "random-90", "--out", str(tmp_path), "--workers", workers]

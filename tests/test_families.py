@@ -33,8 +33,9 @@ def with_random_weights(family):
 
 
 def with_draws(joint, *shape):
+    size = 0.3 if joint.num_states else 0.1
     return joint.with_tensors({
-        name: t if name == "context" else t + 0.3 * torch.randn(*shape, *t.shape) for name, t in joint.tensors.items()})
+        name: t if name == "context" else t + size * torch.randn(*shape, *t.shape) for name, t in joint.tensors.items()})
 
 
 def vector(make, output):

@@ -234,3 +234,44 @@ def test_nan_weights_are_not_saved(tmp_path):
 def test_bad_input_is_named(data, options, match):
     with pytest.raises(ValueError, match=match):
         par.fit(par.FVSBN(4), *data, **options)
+
+
+def test_double_precision_survives_the_file(tmp_path):
+    family = par.NADE(5, 4, context_dim=2).double()
+    par.save(family, tmp_path / "file")
+    context = torch.eye(2)
+    x = family(context).sample()
+    again = par.load(tmp_path / "file")
+    assert again(context).dtype == torch.float64
+    assert torch.equal(again(context).log_prob(x), family(context).log_prob(x))
+
+
+@pytest.mark.parametrize("make", [lambda: par.OrderlessNADE(6, 4, context_dim=2), lambda: par.NADE(6, 4, context_dim=2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.uint8])
+def test_data_of_any_type_train(make, dtype):
+    x = torch.randint(0, 2, (40, 6)).to(dtype)
+    par.fit(make(), x, torch.eye(2).double()[torch.arange(40) % 2], epochs=1, **QUICK)
+
+
+def test_a_torn_checkpoint_or_one_of_another_model_is_named(tmp_path):
+    x = torch.randint(0, 2, (40, 6)).float()
+    par.fit(par.FVSBN(6), x, epochs=1, folder=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match="of another model"):
+        par.fit(par.NADE(6, 4), x, epochs=1, folder=tmp_path, **QUICK)
+    (tmp_path / "last.ckpt").write_bytes(b"abc")
+    with pytest.raises(ValueError, match="is torn"):
+        par.fit(par.FVSBN(6), x, epochs=1, folder=tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize(("call", "match"), [
+    (lambda x, path: par.fit(3, x), "wants a family"),
+    (lambda x, path: par.fit(par.FVSBN(6), x, held_out=1), "share of the rows"),
+    (lambda x, path: par.fit(par.FVSBN(6), x, epochs=1.5), "whole numbers"),
+    (lambda x, path: par.fit(par.FVSBN(6), x, visible=[[True] * 6] * 40), "visible must be bool"),
+    (lambda x, path: par.save(par.OverOrders(par.OrderlessNADE(6, 4), 2), path / "file"), "wants a family"),
+    (lambda x, path: par.save(par.FVSBN(6), path), "path of a file"),
+    (lambda x, path: par.save(par.FVSBN(6), path / "none" / "file"), "folder that exists"),
+])
+def test_wrong_kinds_of_arguments_are_named(call, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        call(torch.zeros(40, 6), tmp_path)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from pyro_ar.checks import require
 from pyro_ar.nets.base import Net, as_event_shape, as_rows, transforms_active
@@ -97,7 +98,7 @@ class OrderlessNADENet(Net):
     def _terms(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What known variables add: rows of a table `(T, hidden)`, `index` and `scale` `(*order.shape, terms)`."""
         k, order = self.output.num_states, order.unsqueeze(-1)
-        if k is not None and not x.requires_grad:
+        if k is not None and not _may_be_differentiated(x):
             states = self.output.encode(torch.arange(k, device=x.device, dtype=self.input_weight.dtype))
             table = self.known_weight.unsqueeze(1) + states @ self.input_weight
             return table.flatten(0, 1), order * k + x.long().unsqueeze(-1), None
@@ -120,6 +121,12 @@ class OrderlessNADENet(Net):
         here = state["order"][:, state["i"]]
         h = ACTIVATIONS[self.activation](state["a"]).unsqueeze(-1)
         return state["bias"][:, state["i"]] + (h * self.output_weight.index_select(0, here)).sum(1)
+
+
+def _may_be_differentiated(x: Tensor) -> bool:
+    """Whether a gradient with respect to x may be wanted: inside a transform, a tensor does not tell."""
+    dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
+    return x.requires_grad or transforms_active() or dual
 
 
 def orderless_chain(table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor, V: Tensor,

@@ -5,8 +5,9 @@ state of its parents. Every table joint is a product of blocks.
 """
 
 import math
+import operator
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from pyro_ar.checks import require
 
 __all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of"]
+
+
+MAX_CELLS = 2**27  # of one table of counts: 1 GiB
 
 
 class Block(NamedTuple):
@@ -42,7 +46,12 @@ def check_data(x: Tensor, num_states: int | Sequence[int] | None) -> tuple[Tenso
     require(bool((states >= 0).all()), "states must be 0 or more", int(states.min()))
     if num_states is None:
         return states, tuple(max(int(k) + 1, 2) for k in states.amax(0))
-    sizes = (num_states,) * x.shape[1] if isinstance(num_states, int) else tuple(int(k) for k in num_states)
+    try:
+        sizes = (operator.index(num_states),) * x.shape[1]  # type: ignore[arg-type]
+    except TypeError:
+        fits = isinstance(num_states, Iterable) and not (isinstance(num_states, Tensor) and num_states.ndim == 0)
+        require(fits, "num_states must be whole numbers", num_states)
+        sizes = tuple(int(k) for k in num_states)  # type: ignore[union-attr]
     require(len(sizes) == x.shape[1], f"num_states must be one number or {x.shape[1]} numbers", num_states)
     require(min(sizes) >= 1, "every variable needs at least one state", num_states)
     over = states >= torch.tensor(sizes, device=x.device)
@@ -80,6 +89,8 @@ def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weight
     """
     scope = (*block.parents, *block.children)
     sizes = [num_states[v] for v in scope]
+    require(math.prod(sizes) <= MAX_CELLS, f"a table of {len(sizes)} variables must have at most {MAX_CELLS} cells; use a sparser joint",
+            f"{float(math.prod(sizes)):.3g} cells")
     flat = torch.zeros(len(states), dtype=torch.long, device=states.device)
     for v, size in zip(scope, sizes, strict=True):
         flat = flat * size + states[:, v]

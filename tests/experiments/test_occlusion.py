@@ -269,7 +269,7 @@ NETS = {"seeds": (1,), "folds": 2, "occlusions": ("random-0", "left", "bottom")}
 
 @pytest.fixture(scope="module")
 def neural(few, tmp_path_factory):
-    plan = Plan(few, models=("Gaussian", "FVSBN", "OrderlessNADE, 4 orders", "logistic (mean)"), **NETS)
+    plan = Plan(few, models=("Gaussian", "FVSBN", "OrderlessNADE (4 orders)", "logistic (mean)"), **NETS)
     units = list(run(plan, results(plan, tmp_path_factory.mktemp("neural"))))
     return plan, units, summarise(units)
 
@@ -277,14 +277,14 @@ def neural(few, tmp_path_factory):
 def test_fixed_orders_answer_prefixes_and_any_order_all(neural):
     _, _, summary = neural
     assert summary["FVSBN"]["left"].reason.startswith("32 hidden variables precede")
-    for model, name in (("FVSBN", "random-0"), ("FVSBN", "bottom"), *(("OrderlessNADE, 4 orders", name) for name in NETS["occlusions"])):
+    for model, name in (("FVSBN", "random-0"), ("FVSBN", "bottom"), *(("OrderlessNADE (4 orders)", name) for name in NETS["occlusions"])):
         accuracy = summary[model][name].mean["accuracy"]  # of 100 rows, by chance 0.1 +- 0.03
         assert accuracy > 0.5, (model, name)
 
 
 def test_the_class_is_the_context_and_the_output_fits_the_states(few):
     with torch.random.fork_rng(devices=[]):
-        made = {name: MODELS[name].make(few).likelihood for name in ("FVSBN", "NADE", "OrderlessNADE", "OrderlessNADE, 4 orders")}
+        made = {name: MODELS[name].make(few).likelihood for name in ("FVSBN", "NADE", "OrderlessNADE", "OrderlessNADE (4 orders)")}
         binary = MODELS["NADE"].make(few.binarise()).likelihood
     assert {family.context_dim for family in made.values()} == {10}
     assert {family.net.output for family in list(made.values())[:3]} == {occlusion.DiscretisedLogisticMixture(17, 5)}
@@ -310,7 +310,7 @@ def test_completions_keep_what_is_seen(few, neural):
     shown = occlusion.completed(plan)
     assert [example.label for example in shown] == list(range(10))
     with_draws = [unit for unit in units if "completions" in unit]
-    assert [(unit["model"], unit["fold"]) for unit in with_draws] == [("Gaussian", 0), ("FVSBN", 0), ("OrderlessNADE, 4 orders", 0)]
+    assert [(unit["model"], unit["fold"]) for unit in with_draws] == [("Gaussian", 0), ("FVSBN", 0), ("OrderlessNADE (4 orders)", 0)]
     for unit in with_draws:
         drawn = torch.tensor(unit["completions"])
         assert drawn[:, :32].equal(few.x[[example.row for example in shown], :32])
@@ -345,7 +345,7 @@ def test_workers_give_the_same_results(few, tmp_path):
 
 
 def test_a_killed_worker_is_said(few, tmp_path):
-    plan = Plan(few, **NETS | {"models": ("OrderlessNADE, 4 orders",)})
+    plan = Plan(few, **NETS | {"models": ("OrderlessNADE (4 orders)",)})
 
     def kill():
         while not multiprocessing.active_children():

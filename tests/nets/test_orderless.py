@@ -8,6 +8,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
+from pyro_ar.autoregressive import Autoregressive
+from pyro_ar.families import OrderlessNADE
 from pyro_ar.nets import OrderlessNADENet
 from pyro_ar.nets import orderless as module
 from pyro_ar.nets.orderless import orderless_chain, plain_orderless_chain
@@ -147,3 +149,20 @@ def test_parameters_are_counted_as_used() -> None:
     grads = torch.autograd.grad((raw * torch.randn_like(raw)).sum(), list(net.parameters()))
     count = OrderlessNADENet.count(4, Categorical(3), 2, hidden=3)
     assert sum(int((g != 0).sum()) for g in grads) == net.num_parameters == count
+
+
+@pytest.mark.parametrize("output", [Bernoulli(), Categorical(3, "level")])
+def test_gradients_of_x_are_right_where_a_tensor_does_not_tell_that_it_needs_them(output):
+    """Under draws of weights, vmap and forward mode `x.requires_grad` is False inside."""
+    net = OrderlessNADE(4, 3, output).double().net
+    weights = {k: torch.randn(2, *p.shape, dtype=torch.float64) for k, p in net.named_parameters()}
+    x = torch.randint(0, output.num_states, (2, 4)).double()
+
+    def gradient(weights, x):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(Autoregressive(net, weights, output).log_prob(x).sum(), x)[0]
+
+    each = torch.stack([gradient({k: w[i] for k, w in weights.items()}, x[i]) for i in range(2)])
+    torch.testing.assert_close(gradient(weights, x), each)
+    one = Autoregressive(net, {k: w[0] for k, w in weights.items()}, output, validate_args=False)
+    torch.testing.assert_close(torch.func.jacfwd(one.log_prob)(x[0]), each[0])
