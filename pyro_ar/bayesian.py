@@ -73,6 +73,9 @@ class Posterior:
         diverging: Draws after a divergent trajectory, bool `(chains, draws)`; all False without NUTS.
         refit: Makes the posterior of other rows in the same way.
         evidence: Of `Bayesian.log_evidence`, if it was asked for.
+        elbo: Of variational fits, the mean ELBO over the last tenth of steps, in nats; None for NUTS. Of 'laplace', the log density of
+            its mode.
+        elbo_change: By how much it differs from the tenth of steps before, relative to itself: a fit has settled when this is small.
     """
 
     joint: Joint
@@ -83,6 +86,8 @@ class Posterior:
     diverging: Tensor
     refit: Callable[..., "Posterior"]
     evidence: Evidence | None = None
+    elbo: float | None = None
+    elbo_change: float | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -127,6 +132,8 @@ class Bayesian:
     """
 
     def __init__(self, family: Family, prior: float | Mapping[str, TorchDistribution] = 1.0) -> None:
+        require(isinstance(family, Family), "Bayesian wants a family of neural joints, such as FVSBN(3); tables have exact posteriors "
+                "(FullTable.posterior)", family)
         require(getattr(family, "context_dim", 0) == 0, "Bayesian wants a family without context", family.context_dim)
         self.family = family
         joint = family()
@@ -203,13 +210,15 @@ class Bayesian:
         require(method == "nuts" or method in GUIDES, f"method must be nuts, {', '.join(GUIDES)}", method)
         require(num_draws >= 2 and num_chains >= 1, "num_draws must be 2 or more (one draw is no posterior), num_chains 1 or more", num_draws, num_chains)
         require(min(warmup, steps) >= 1 and lr > 0, "warmup, steps and lr must be positive", warmup, steps, lr)
+        require(isinstance(rank, int) and rank >= 1, "rank must be 1 or more", rank)
         rows = self._rows(x, visible)
+        losses: list[float] = []
         with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
             torch.manual_seed(seed)
             if method == "nuts":
                 draws, diverging = self._nuts(rows, num_draws, num_chains, warmup, max_tree_depth, seed, progress)
             else:
-                draws = self._svi(rows, method, num_draws * num_chains, steps, lr, rank, progress)
+                draws, losses = self._svi(rows, method, num_draws * num_chains, steps, lr, rank, progress)
                 draws = {name: t.unflatten(0, (num_chains, num_draws)) for name, t in draws.items()}
                 diverging = torch.zeros(num_chains, num_draws, dtype=torch.bool)
 
@@ -217,7 +226,7 @@ class Bayesian:
             return self.fit(x, visible, method=method, num_draws=num_draws, num_chains=num_chains, warmup=warmup, steps=steps, lr=lr, rank=rank,
                             max_tree_depth=max_tree_depth, seed=seed)
 
-        return Posterior(self.bind(draws), draws, x, visible, method, diverging, refit)
+        return Posterior(self.bind(draws), draws, x, visible, method, diverging, refit, None, *_settling(losses))
 
     def _rows(self, x: Tensor, visible: Tensor | None) -> dict[str, Tensor | None]:
         """Checked rows, each distinct one once with its count."""
@@ -247,20 +256,23 @@ class Bayesian:
             diverging[c, [i for i in found if i < num_draws]] = True
         return {name: torch.stack([chain[name] for chain in chains]) for name in self.sizes}, diverging
 
-    def _svi(self, rows: dict[str, Tensor | None], method: str, count: int, steps: int, lr: float, rank: int, progress: bool) -> dict[str, Tensor]:
+    def _svi(self, rows: dict[str, Tensor | None], method: str, count: int, steps: int, lr: float, rank: int,
+             progress: bool) -> tuple[dict[str, Tensor], list[float]]:
         start = init_to_value(values={name: torch.zeros(size, dtype=self._template.dtype, device=self._template.device) for name, size in self.sizes.items()})
         options: dict[str, Any] = {"rank": min(rank, self.num_weights)} if method == "low-rank" else {}
         options |= {} if method == "laplace" else {"init_scale": 0.05}
         guide = GUIDES[method](self.model, init_loc_fn=start, **options)
         svi = SVI(self.model, guide, ClippedAdam({"lr": lr, "lrd": 0.1 ** (1 / steps)}), Trace_ELBO())
+        losses = []
         for _ in tqdm(range(steps), disable=not progress, desc=method):
             loss = svi.step(**rows)
             require(math.isfinite(loss), "variational inference diverged: its loss is not finite; use a smaller lr", lr)
+            losses.append(float(loss))
         if method == "laplace":
             guide = guide.laplace_approximation(**rows)
         with torch.no_grad():
             found = [guide(**rows) for _ in range(count)]
-        return {name: torch.stack([draw[name] for draw in found]) for name in self.sizes}
+        return {name: torch.stack([draw[name] for draw in found]) for name in self.sizes}, losses
 
     def log_evidence(self, x: Tensor, visible: Tensor | None = None, **options: Any) -> Evidence:
         r"""Log p(rows) with the weights integrated out, by annealing, with its error.
@@ -289,6 +301,17 @@ class Bayesian:
             return log_p.sum(0) if counts is None else counts @ log_p
 
         return annealed_log_evidence(log_likelihood, _Flat([self.prior[name].expand([size]).to_event(1) for name, size in self.sizes.items()], sizes), **options)
+
+
+def _settling(losses: list[float]) -> tuple[float | None, float | None]:
+    """The mean ELBO of the last tenth of steps, and its relative change since the tenth before."""
+    if not losses:
+        return None, None
+    tenth = max(1, len(losses) // 10)
+    last, before = losses[-tenth:], losses[-2 * tenth:-tenth]
+    now = -sum(last) / len(last)
+    then = -sum(before) / len(before) if before else math.nan
+    return now, (now - then) / max(abs(now), 1e-9)
 
 
 class _Flat:

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 
-__all__ = ["Dataset", "digits", "load", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "named_sets"]
+__all__ = ["Dataset", "digits", "load", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "named_sets", "read_csv"]
 
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
@@ -197,19 +197,43 @@ def load_amat(path: str | os.PathLike, label: str | int | None = None) -> Arrays
 
 
 def load_csv(path: str | os.PathLike, label: str | int | None = None) -> Arrays:
-    """Rows and labels of a table; a first line that holds no number is taken for names.
+    """Rows and labels of a table; `read_csv` says when the first line is taken for names.
 
     A column without any number holds categories: they become 0, 1, ... in alphabetical order.
 
     Raises:
-        ValueError: A column mixes numbers with something else, a row has another length, or there is no such column.
+        ValueError: A column mixes numbers with something else, a cell is empty, a row has another length, or there is no such column.
+    """
+    names, lines = read_csv(path)
+    return _columns(path, _coded(lines), names, label)
+
+
+def read_csv(path: str | os.PathLike) -> tuple[list[str] | None, list[list[str]]]:
+    """Names of the columns, if there are any, and the cells of the other lines.
+
+    The first line holds names if no cell of it is a number; or if one, which is not a usual sign for a missing value, is no number above
+    a column of numbers; or if it is 0, 1, 2, ..., as pandas writes it (of two columns: where 0 or 1 does not occur below).
     """
     text = _text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
-    names = lines.pop(0) if lines and not any(_is_number(cell) for cell in lines[0]) else None
-    return _columns(path, _coded(lines), names, label)
+    return (lines[0], lines[1:]) if _has_names(lines) else (None, lines)
+
+
+MISSING = {"", "?", "na", "n/a", "null", "none", "missing"}
+
+
+def _has_names(lines: list[list[str]]) -> bool:
+    if not lines or not any(_is_number(cell) for cell in lines[0]):
+        return bool(lines)
+    first, rest = lines[0], lines[1:]
+    if not rest or any(len(line) != len(first) for line in rest):
+        return False
+    if first == [str(i) for i in range(len(first))]:
+        return len(first) > 2 or any(cell not in column for cell, column in zip(first, zip(*rest, strict=True), strict=True))
+    below = zip(*rest, strict=True)
+    return any(not _is_number(cell) and cell.lower() not in MISSING and all(map(_is_number, column)) for cell, column in zip(first, below, strict=True))
 
 
 def load_npz(path: str | os.PathLike, split: str = "train") -> Arrays:
@@ -268,6 +292,9 @@ def _columns(path: str | os.PathLike, lines: list[list[str]], names: list[str] |
     width = len(lines[0]) if names is None else len(names)
     for number, line in enumerate(lines, 1 if names is None else 2):
         require(len(line) == width, f"{path}: wanted {width} columns in line {number}", len(line))
+        if "" in line:
+            at = line.index("")
+            require(False, f"{path}: wanted a value in every cell; line {number} has an empty cell in column {at if names is None else names[at]}")
     try:
         table = np.array(lines, dtype=np.float64)
     except ValueError:

@@ -23,7 +23,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, k
 
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.elliptical import Gaussian, LowRankGaussian
-from pyro_ar.joint import Joint, all_states
+from pyro_ar.joint import Given, Joint, Marginal, all_states
 from pyro_ar.tables.base import TableJoint
 
 __all__ = ["MAX_STATES", "KLEstimate", "closest_table", "estimate_kl", "kl_divergence"]
@@ -53,6 +53,18 @@ def _kl_joints(p: Joint, q: Joint) -> Tensor:
             f"Gaussians, and discrete joints of at most {MAX_STATES} states. What works: par.estimate_kl, with its standard error")
     # Rounding may leave -1e-17 where the distance is zero.
     return torch.where(answer < 0, answer.abs() * 0, answer).expand(shape)
+
+
+def _refuse(p: Any, q: Any) -> Tensor:
+    raise _NoExactDistance(
+        f"KL({type(p).__name__} || {type(q).__name__}) has no exact answer here: marginals and conditionals are known by their log_prob only. What works: "
+        "a Monte Carlo mean of p.log_prob - q.log_prob over p.sample(), or kl_divergence of the two joints themselves")
+
+
+for _p in (Joint, Marginal, Given):
+    for _q in (Joint, Marginal, Given):
+        if (_p, _q) != (Joint, Joint):
+            register_kl(_p, _q)(_refuse)
 
 
 def _check_pair(p: Any, q: Any) -> Size:

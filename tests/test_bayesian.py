@@ -157,3 +157,16 @@ def test_bad_input_is_named():
         model.fit(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="states 0 to 1"):
         model.fit(X + 1)
+
+
+def test_settling_and_bad_arguments():
+    from pyro_ar.tables import FullTable
+
+    x = torch.randint(0, 2, (20, 3)).float()
+    posterior = Bayesian(FVSBN(3)).fit(x, method="mean-field", num_draws=4, num_chains=1, steps=100)
+    assert posterior.elbo < 0
+    assert abs(posterior.elbo_change) < 1
+    with pytest.raises(ValueError, match="wants a family of neural joints"):
+        Bayesian(FullTable, 1.0)
+    with pytest.raises(ValueError, match="rank must be 1 or more"):
+        Bayesian(FVSBN(3)).fit(x, method="low-rank", rank=0)

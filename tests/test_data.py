@@ -229,3 +229,23 @@ def test_words_are_categories_in_alphabetical_order(tmp_path):
     assert loaded.x.tolist() == [[2, 2], [0, 0], [2, 1], [1, 2]]
     assert loaded.num_states == 3
     assert data.load(tmp_path / "table.csv", label="colour").y.tolist() == [2, 0, 2, 1]
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("x,2020\n1,0\n0,1\n", ["x", "2020"]),
+    ("0,1,2\n1,0,1\n0,1,1\n", ["0", "1", "2"]),
+    ("0,1\n5,6\n6,5\n", ["0", "1"]),
+    ("0,1\n1,0\n0,1\n", None),
+    ("?,1\n1,0\n0,1\n", None),
+    ("red,1\nblue,0\n", None),
+    ("1,0,1\n0,1,1\n", None),
+])
+def test_first_line_of_a_csv(tmp_path, text, names):
+    (tmp_path / "table.csv").write_text(text)
+    assert data.read_csv(tmp_path / "table.csv")[0] == names
+
+
+def test_empty_cells_are_named(tmp_path):
+    (tmp_path / "table.csv").write_text("colour,size\nred,1\n,2\n")
+    with pytest.raises(ValueError, match="line 3 has an empty cell in column colour"):
+        data.load(tmp_path / "table.csv")

@@ -150,3 +150,12 @@ def test_closest_table_is_the_closest(table, structure):
         assert distance < 1e-12
     with pytest.raises(ValueError, match="one joint, without batch"):
         closest_table(truth.expand((2,)), table, **structure)
+
+
+def test_marginals_and_conditionals_are_refused():
+    from pyro_ar.tables import FullyIndependent
+
+    joint, x, seen = FullyIndependent(torch.zeros(3, 2)), torch.zeros(3), torch.tensor([True, False, True])
+    for p, q in ((joint.marginal(seen), joint.marginal(seen)), (joint, joint.marginal(seen)), (joint.given(x, seen), joint)):
+        with pytest.raises(IntractableError, match="What works: a Monte Carlo mean"):
+            torch.distributions.kl_divergence(p, q)

@@ -91,13 +91,14 @@ def paired_difference(a: Tensor, b: Tensor) -> Difference:
     and no confidence interval.
 
     Raises:
-        ValueError: Different rows, or fewer than 2.
+        ValueError: Different rows, fewer than 2, or scores that are not finite.
 
     Source:
         Vehtari, Gelman, Gabry (2017), *Practical Bayesian model evaluation*, section 5.
     """
-    require(a.shape == b.shape and a.ndim == 1, "paired scores must be of the same rows, (N,) each", a, b)
+    require(isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.ndim == 1, "paired scores must be of the same rows, (N,) each", a, b)
     require(len(a) >= 2, "paired scores want 2 rows or more", len(a))
+    require(bool(a.isfinite().all()) and bool(b.isfinite().all()), "paired scores must be finite", a, b)
     gap = a.double() - b.double()
     return Difference(gap.mean().item(), (gap.std() / math.sqrt(len(gap))).item())
 
@@ -112,11 +113,17 @@ def stacking_weights(scores: Mapping[str, Tensor], *, iterations: int = 10_000, 
         iterations: At most so many steps of expectation-maximisation.
         tolerance: Stop when the mean score gains less.
 
+    Raises:
+        ValueError: No scores, scores of different rows, not one per row, or not finite.
+
     Source:
         Yao, Vehtari, Simpson, Gelman (2018), *Using stacking to average Bayesian predictive distributions*.
     """
-    require(len(scores) > 0 and len({len(s) for s in scores.values()}) == 1, "stacking wants scores of the same rows",
-            {name: len(s) for name, s in scores.items()})
+    require(isinstance(scores, Mapping) and len(scores) > 0, "stacking wants scores by name", scores)
+    for name, s in scores.items():
+        require(isinstance(s, Tensor) and s.ndim == 1 and len(s) > 0, f"stacking wants one score per row; {name} must be (N,), N 1 or more", s)
+        require(bool(s.isfinite().all()), f"stacking wants finite scores; some of {name} are not", s)
+    require(len({len(s) for s in scores.values()}) == 1, "stacking wants scores of the same rows", {name: len(s) for name, s in scores.items()})
     table = torch.stack([s.double() for s in scores.values()], -1)
     log_w = torch.full(table.shape[-1:], -math.log(table.shape[-1]), dtype=torch.float64)
     best = -math.inf

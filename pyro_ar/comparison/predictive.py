@@ -18,6 +18,7 @@ from pyro_ar.checks import require
 from pyro_ar.comparison.pointwise import check_finite, model_log_likelihood, pointwise_log_likelihood
 from pyro_ar.joint import Joint
 from pyro_ar.tables import TablePosterior
+from pyro_ar.tables.counts import block_counts, check_data
 
 __all__ = ["Loo", "guide_draws", "loo", "refit_bad", "to_inference_data"]
 
@@ -42,7 +43,8 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
 
     Args:
         posterior: Where the draws come from.
-        x: The rows, `(N, *event)`: those that the posterior was conditioned on.
+        x: The rows, `(N, *event)`: those that the posterior was conditioned on. A `Posterior` and a `TablePosterior` are checked
+            against them; draws of `MCMC`, guides, dicts and joints do not say what they were conditioned on, so it is up to you.
         visible: What of each row counts, bool; a Pyro `model` sees to it by itself.
         likelihood: See above.
         model: See above.
@@ -70,6 +72,7 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
         log_p, draws = pointwise_log_likelihood(posterior.joint, x, seen), posterior.draws
         stats = {"diverging": posterior.diverging.cpu().numpy()}
     elif isinstance(posterior, TablePosterior):
+        _check_counts(posterior, x)
         log_p = _of_tables(posterior, x, visible, num_draws)[None]
     elif isinstance(posterior, Joint):
         require(len(posterior.batch_shape) in (1, 2), "a joint of draws must have batch shape (draws,) or (chains, draws); a fitted joint is a "
@@ -106,6 +109,20 @@ def _check_draws(log_p: Tensor) -> None:
 def _same_rows(own: Tensor, x: Tensor) -> None:
     same = own.shape == x.shape and bool(((own == x) | (own.isnan() & x.isnan())).all())
     require(same, "the posterior must be scored on the rows it was conditioned on", own, x)
+
+
+def _check_counts(posterior: TablePosterior, x: Tensor) -> None:
+    """The concentrations less the counts of the rows must be a symmetric prior; with NaN in the rows this cannot be told."""
+    sizes = posterior._num_states
+    if tuple(x.shape[1:]) != (len(sizes),) or bool(x.isnan().any()):
+        return
+    states, _ = check_data(x, sizes)
+    for block, found in zip(posterior._joint._blocks(sizes, **posterior._structure), posterior.dirichlets, strict=True):
+        prior = found.concentration.double() - block_counts(block, states, sizes).flatten(-len(block.children)).to(found.concentration.device)
+        # Other rows differ by whole counts, rounding by far less.
+        same = bool(prior.min() > -0.25) and bool(prior.max() - prior.min() < 0.5)
+        require(same, f"the table posterior must be scored on the rows it was conditioned on: less the counts of these {len(x)} rows its "
+                "concentrations leave no symmetric prior", round(prior.min().item(), 3), round(prior.max().item(), 3))
 
 
 def _of_tables(posterior: TablePosterior, x: Tensor, visible: Tensor | None, num_draws: int) -> Tensor:
@@ -224,10 +241,11 @@ def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: i
         limit: At most so many fits; equal rows share one.
 
     Raises:
-        ValueError: Other rows than `found` is of.
+        ValueError: Other rows than `found` is of, or a `refit` that makes no single joint.
     """
     require(len(x) == len(found.pointwise), f"refits want the {len(found.pointwise)} rows of the scores", len(x))
     require(limit >= 0, "limit must be 0 or more", limit)
+    require(callable(refit), "refit must be a function from the other rows to a joint or a Posterior", refit)
     pointwise, k = found.pointwise.clone(), found.pareto_k.clone()
     done = 0
     for i in found.bad.tolist():
@@ -238,8 +256,10 @@ def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: i
         rest = torch.arange(len(x)) != i
         made = refit(x[rest])
         joint = made.predictive() if hasattr(made, "predictive") else made
+        require(isinstance(joint, Joint) and joint.batch_shape == (), "refit must return one joint without batch, or a Posterior",
+                getattr(joint, "batch_shape", joint))
         same = (x == x[i]).flatten(1).all(-1)
         pointwise[same] = pointwise_log_likelihood(joint, x[i:i + 1], what="the refit").double()
         k[same] = math.nan
         done += 1
-    return found._replace(pointwise=pointwise, pareto_k=k, method=f"PSIS-LOO, {done} refits" if done else found.method)
+    return found._replace(pointwise=pointwise, pareto_k=k, method=f"{found.method}, {done} refits" if done else found.method)

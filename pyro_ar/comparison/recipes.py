@@ -57,6 +57,7 @@ class TableModel:
         if self.concentration is not None:
             require(self.joint is not ChowLiuTree, "trees need equivalent_sample_size: with a concentration equal trees differ in evidence")
             object.__setattr__(self, "equivalent_sample_size", None)
+        require(all(isinstance(s, int | float) for s in self._strengths), "the strength of a Dirichlet prior must be a number, or several", self._strengths)
         require(all(math.isfinite(s or math.nan) and (s or 0) > 0 for s in self._strengths) and len(self._strengths) > 0,
                 "the strength of a Dirichlet prior must be positive", self._strengths)
 

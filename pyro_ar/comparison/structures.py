@@ -31,11 +31,13 @@ class StructurePosterior:
         log_evidence: Log p(rows | structure) by name, in nats.
         probs: p(structure | rows) by name.
         models: The candidates, over all states of the rows.
+        x: The rows.
     """
 
     log_evidence: Mapping[str, float]
     probs: Mapping[str, float]
     models: Mapping[str, TableModel]
+    x: Tensor
 
     @property
     def best(self) -> str:
@@ -49,7 +51,13 @@ class StructurePosterior:
         return self.log_evidence[a] - self.log_evidence[b]
 
     def predictive(self, x: Tensor) -> Mixture:
-        """The evidence-weighted mixture of the predictive joints given the rows `x`, again a joint."""
+        """The evidence-weighted mixture of the predictive joints given the rows `x`, again a joint.
+
+        Raises:
+            ValueError: Other rows than the probabilities are of.
+        """
+        require(isinstance(x, Tensor) and x.shape == self.x.shape and bool((x.to(self.x.device) == self.x).all()),
+                "predictive wants the rows that the probabilities are of: structure_posterior(x).predictive(x)", x, self.x)
         kept = {name: p for name, p in self.probs.items() if p > 1e-6}
         return average({name: self.models[name].fit(x) for name in kept}, kept)
 
@@ -70,8 +78,8 @@ def structure_posterior(x: Tensor, models: Mapping[str, TableModel] | None = Non
         prior: Their probabilities, unnormalised; equal by default.
 
     Raises:
-        ValueError: No candidates, priors of different kinds (a concentration per cell beside an equivalent sample size: their Bayes
-            factors would compare priors, not structures), a prior that is not positive, or data that are no rows of states.
+        ValueError: No candidates, priors of different kinds or strengths (a concentration per cell beside an equivalent sample size, or two
+            different sizes: their Bayes factors would compare priors, not structures), a prior that is not positive, or data that are no rows of states.
 
     Example:
         >>> x = torch.tensor([[0, 0], [1, 1]] * 20)
@@ -88,13 +96,16 @@ def structure_posterior(x: Tensor, models: Mapping[str, TableModel] | None = Non
             [name for name, m in models.items() if not isinstance(m, TableModel)])
     kinds = {(m.concentration is None) for m in models.values()}
     require(len(kinds) == 1, "candidates must share one kind of prior: equivalent_sample_size, under which equal classes have equal evidence")
+    strengths = {tuple(sorted(s or 0.0 for s in m._strengths)) for m in models.values()}
+    require(len(strengths) == 1, "candidates must share the strength of their prior (one equivalent_sample_size for all): their Bayes factors would "
+            "compare priors, not structures", *sorted(strengths))
     models = share_states(models, x)
     weights = {name: 1.0 for name in models} if prior is None else dict(prior)
     require(set(weights) == set(models) and all(w > 0 and math.isfinite(w) for w in weights.values()),
             "prior must give every candidate a positive number", weights)
     evidence = {name: model.log_evidence(x).item() for name, model in models.items()}
     joint = torch.tensor([evidence[name] + math.log(weights[name]) for name in models], dtype=torch.float64)
-    return StructurePosterior(evidence, dict(zip(models, joint.softmax(0).tolist(), strict=True)), dict(models))
+    return StructurePosterior(evidence, dict(zip(models, joint.softmax(0).tolist(), strict=True)), dict(models), x)
 
 
 def table_models(num_states: Sequence[int], equivalent_sample_size: float | Sequence[float] = 1.0, orders: Sequence[int] = (1, 2, 3)) -> dict[str, TableModel]:

@@ -36,6 +36,9 @@ METHODS = {
     "held out": "log p(row) under a joint that was fitted to other rows",
 }
 
+DRAWS = {"nuts": "NUTS", "laplace": "Laplace"}
+MAX_CHANGE = 0.01  # of the ELBO over the last tenth of steps, before a fit counts as not settled
+
 
 @dataclass(frozen=True)
 class Row:
@@ -97,7 +100,10 @@ class Comparison:
         return {row.name: row.weight for row in self.rows}
 
     def __getitem__(self, name: str) -> Row:
-        return next(row for row in self.rows if row.name == name)
+        found = {row.name: row for row in self.rows}
+        if name not in found:
+            raise KeyError(f"no model {name!r}; there are {', '.join(found)}")
+        return found[name]
 
     def __str__(self) -> str:
         head = ["model", "nats/row", "se", "difference", "paired se", "weight", "parameters", "log evidence", "Pareto k", "method"]
@@ -156,15 +162,16 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
     Args:
         models: By name.
         x: `(N, *event)`, the rows that all are scored on.
-        visible: What counts of each row; for fitted joints and posterior draws only.
+        visible: What counts of each row; for fitted joints and posterior draws only. Draws must have been made with the same.
         folds: Of the cross-validation.
-        refits: For each posterior, fit again without up to so many of the rows whose Pareto k is bad.
+        refits: For each `Posterior` of whole rows, fit again without up to so many of the rows whose Pareto k is bad; `refit_bad`
+            serves the others.
         seed: Of the folds.
         progress: Show a bar.
 
     Raises:
-        ValueError: No models, rows that a model cannot score or was not conditioned on, fitted joints mixed with others, or
-            draws that are a point estimate.
+        ValueError: No models, rows that a model cannot score or was not conditioned on, models scored on different cells, fitted
+            joints mixed with others, or draws that are a point estimate.
 
     Example:
         >>> from pyro_ar.tables import FullyIndependent, MarkovChain
@@ -173,6 +180,7 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
         >>> found.best
         'chain'
     """
+    require(isinstance(models, Mapping), "compare wants models by name, {name: model}", models)
     require(len(models) >= 1, "compare wants at least one model")
     require(isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2, "compare wants 2 rows or more, (N, *event)", x)
     kinds = {name: _kind(name, model) for name, model in models.items()}
@@ -182,9 +190,44 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
     if visible is not None:
         blind = [name for name, kind in kinds.items() if kind in ("LOO, exact", "cross-validation")]
         require(not blind, "visible serves fitted joints and posterior draws; recipes are fitted to whole rows", blind)
+    require(isinstance(refits, int) and refits >= 0, "refits must be 0 or more", refits)
+    _check_cells(models, kinds, x, visible)
     models = share_states(models, x)
     pointwise, loos, evidence = _score(models, kinds, x, visible, folds=folds, refits=refits, seed=seed, progress=progress)
     return _table(models, kinds, pointwise, loos, evidence, x, folds)
+
+
+def _check_cells(models: Mapping[str, Any], kinds: Mapping[str, str], x: Tensor, visible: Tensor | None) -> None:
+    """Refuse models whose scores are of different cells of the rows."""
+    if visible is not None:
+        require(isinstance(visible, Tensor) and visible.dtype == torch.bool, "visible must be a bool tensor (True = seen)", visible)
+    first, wanted = "visible=", None if visible is None else visible.expand(x.shape)
+    for name, model in models.items():
+        seen = _cells_of(model, x, visible) if kinds[name] == "PSIS-LOO" else torch.ones(x.shape, dtype=torch.bool) if visible is None else visible.expand(x.shape)
+        if seen is None:
+            continue
+        if wanted is None:
+            first, wanted = name, seen
+        other = (seen != wanted.to(seen.device)).nonzero()
+        if len(other):
+            at = tuple(other[0].tolist())
+            raise ValueError(f"all models must be scored on the same cells: {name} and {first} differ in {len(other)} cells, the first in row {at[0]}, "
+                             f"position {at[1:]}, which only {name if bool(seen[at]) else first} counts; fit all to one `visible`, and give it to compare")
+
+
+def _cells_of(model: Any, x: Tensor, visible: Tensor | None) -> Tensor | None:
+    """The cells that draws are scored on; None where they do not say, or are of other rows, which is refused later."""
+    if isinstance(model, Posterior):
+        if model.x.shape != x.shape:
+            return None
+        return torch.ones(x.shape, dtype=torch.bool) if model.visible is None else model.visible.expand(x.shape)
+    own = next(iter(group_of(model, "observed_data").values()), None)
+    return None if own is None or tuple(own.shape) != tuple(x.shape) else ~torch.as_tensor(own).isnan()
+
+
+def _refits(model: Any) -> bool:
+    """Whether `compare` can fit the model again without a row."""
+    return isinstance(model, Posterior) and model.visible is None
 
 
 def _kind(name: str, model: Any) -> str:
@@ -214,7 +257,7 @@ def _score(models: Mapping[str, Any], kinds: Mapping[str, str], x: Tensor, visib
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         elif kinds[name] == "PSIS-LOO":
-            loos[name] = _psis(name, model, x, visible, refits)
+            loos[name] = _psis(name, model, x, visible, refits if _refits(model) else 0)
             pointwise[name] = loos[name].pointwise
             if isinstance(model, Posterior) and model.evidence is not None:
                 evidence[name] = (model.evidence.value, model.evidence.error)
@@ -233,10 +276,10 @@ def _psis(name: str, model: Any, x: Tensor, visible: Tensor | None, refits: int)
             same = shown.shape == x.shape and bool(((shown == x) | shown.isnan()).all())
             require(same, "the draws must be of the posterior given the rows x", shown, x)
         found = loo(data)
+        if isinstance(model, Posterior):
+            found = found._replace(method=f"PSIS-LOO ({DRAWS.get(model.method, model.method)})")
         require(len(found.pointwise) == len(x), f"the draws must score the {len(x)} rows of x", len(found.pointwise))
         if refits and len(found.bad):
-            require(isinstance(model, Posterior) and visible is None and model.visible is None,
-                    "refits need a Posterior of whole rows, which knows how to fit again")
             found = refit_bad(found, x, model.refit, limit=refits)
     except (ValueError, IntractableError) as error:
         raise type(error)(f"{name}: {error}") from None
@@ -257,7 +300,7 @@ def _table(models: Mapping[str, Any], kinds: Mapping[str, str], pointwise: Mappi
             name, method, score.mean().item(), score.std().item() / math.sqrt(len(score)), gap.mean, gap.error, weights[name],
             _parameters(models[name], x), None if found is None else len(found.bad),
             None if found is None else _largest(found.pareto_k), log_z, error))
-    return Comparison(tuple(rows), {name: pointwise[name] for name in order}, dict(loos), _notes(rows, len(x)))
+    return Comparison(tuple(rows), {name: pointwise[name] for name in order}, dict(loos), _notes(rows, models, len(x)))
 
 
 def _how(model: Any, kind: str, folds: int) -> str:
@@ -280,7 +323,7 @@ def _parameters(model: Any, x: Tensor) -> int | None:
     return count(check_data(x, None)[1] if discrete and x.ndim == 2 else ())
 
 
-def _notes(rows: list[Row], count: int) -> tuple[str, ...]:
+def _notes(rows: list[Row], models: Mapping[str, Any], count: int) -> tuple[str, ...]:
     notes = [f"{count} rows, log scores in nats, larger is better; errors are standard errors over the rows, of differences between the same rows."]
     for method, meaning in METHODS.items():
         if any(row.method.startswith(method) for row in rows):
@@ -288,8 +331,17 @@ def _notes(rows: list[Row], count: int) -> tuple[str, ...]:
     if any(row.log_evidence is not None for row in rows):
         notes.append("log evidence: of all rows together; Bayes factors are its differences. Point estimates have none.")
     bad = [row.name for row in rows if row.bad_k]
-    if bad:
-        notes.append(f"Pareto k is bad in {', '.join(bad)}: compare(..., refits=20) fits again without such rows, worst first.")
+    if again := [name for name in bad if _refits(models[name])]:
+        notes.append(f"Pareto k is bad in {', '.join(again)}: compare(..., refits=20) fits again without such rows, worst first.")
+    if rest := [name for name in bad if not _refits(models[name])]:
+        notes.append(f"Pareto k is bad in {', '.join(rest)}, which compare cannot fit again (only a Posterior of whole rows knows how): "
+                     "refit_bad(loo(data), x, refit) takes a function that does.")
+    for row in rows:
+        fit = models[row.name]
+        if isinstance(fit, Posterior) and fit.elbo is not None and fit.elbo_change is not None:
+            settled = abs(fit.elbo_change) <= MAX_CHANGE
+            notes.append(f"{row.name}: ELBO {fit.elbo:.2f}, changed by {fit.elbo_change:.2%} over the last tenth of the steps"
+                         + ("." if settled else ": not settled, fit with more steps."))
     return tuple(notes)
 
 

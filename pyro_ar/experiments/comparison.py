@@ -23,7 +23,6 @@ from pyro_ar import data as _data
 from pyro_ar.checks import require
 from pyro_ar.comparison import Difference, NeuralModel, TableModel, held_out_score, paired_difference, table_models
 from pyro_ar.comparison.recipes import fit_recipe
-from pyro_ar.data import Dataset
 from pyro_ar.experiments.store import Results, write_atomically, write_csv
 from pyro_ar.families import FVSBN, NADE, Family, OrderlessNADE
 from pyro_ar.outputs import Bernoulli, Categorical
@@ -96,7 +95,8 @@ class Plan:
     def __post_init__(self) -> None:
         require(self.train.ndim == 2 and self.test.ndim == 2 and self.train.shape[1] == self.test.shape[1] and len(self.test) >= 2,
                 f"{self.name}: wanted training rows and 2 or more test rows of as many variables", self.train, self.test)
-        require(min(self.steps, self.batch_size) >= 1 and self.seed >= 0, "steps and batch_size must be 1 or more, seed 0 or more", self.steps, self.batch_size)
+        require(min(self.steps, self.batch_size) >= 1, "steps and batch_size must be 1 or more", self.steps, self.batch_size)
+        require(self.seed >= 0, "seed must be 0 or more", self.seed)
         most = max(self.num_states)
         require(most <= MAX_STATES, f"{self.name}: wanted states, at most {MAX_STATES} of a variable (bin real numbers first)", most)
         n = len(self.train)
@@ -107,6 +107,7 @@ class Plan:
         known = [name for name in MODELS if name in fits or name in NEURAL]
         for name in self.models or ():
             require(name in MODELS, f"models must be some of {', '.join(MODELS)}", name)
+            require(name not in self.too_long, f"{name} has more memory than {len(self.num_states)} variables can use: give a shorter chain")
             require(name in known, f"{name} does not fit: its tables would have {math.prod(map(float, self.num_states)):.1e} cells")
         object.__setattr__(self, "models", tuple(name for name in known if self.models is None or name in self.models))
 
@@ -118,7 +119,12 @@ class Plan:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Models whose tables do not fit into memory."""
-        return tuple(name for name in TABLES if name not in table_models(self.num_states))
+        return tuple(name for name in TABLES if name not in table_models(self.num_states) and name not in self.too_long)
+
+    @property
+    def too_long(self) -> tuple[str, ...]:
+        """Chains with more memory than there are variables before the last."""
+        return tuple(name for name in TABLES if name.startswith("Markov chain") and int(name.split()[-1]) >= len(self.num_states))
 
     @property
     def units(self) -> list[tuple[int, str]]:
@@ -152,33 +158,71 @@ class Plan:
         }
 
 
-def load_split(name_or_path: str, *, label: str | int | None = None, test_share: float = 0.2, seed: int = 0) -> tuple[str, Tensor, Tensor]:
+def load_split(name_or_path: str, *, label: str | int | None = None, test_share: float = 0.2, seed: int = 0,
+               say: Callable[[str], None] = lambda line: None) -> tuple[str, Tensor, Tensor]:
     """Name, training and test rows: of a named set its own splits, of a file a random share of the rows.
+
+    The values of each column become 0, 1, ... in their order, over training and test rows, so no state is counted that never occurs.
 
     Args:
         name_or_path: As in `par.data.load`.
         label: A column that is no variable.
         test_share: Of a file without splits.
         seed: Of the random share.
+        say: Where it goes which line was taken for names, and which columns were recoded.
 
     Raises:
-        ValueError: The values are no states 0, 1, ..., or too few rows.
+        ValueError: Values that are no whole numbers, more than `MAX_STATES` different ones in a column, or too few rows.
         FileNotFoundError: As in `par.data.load`.
     """
     train = _data.load(name_or_path, "train", label=label)
-    _check_states(train)
+    require(bool((train.x == train.x.round()).all()), f"{train.name}: wanted states, whole numbers; came real numbers (bin them first)")
+    names = _names_of(name_or_path, say)
     if train.name.endswith(" train"):
         test = _data.load(name_or_path, "test")
-        return train.name.removesuffix(" train"), train.x, test.x
+        x, y = _recoded(train.name, train.x, test.x, names, say)
+        return train.name.removesuffix(" train"), x, y
     require(0 < test_share < 1, "test_share must lie between 0 and 1", test_share)
     order = torch.randperm(len(train.x), generator=Generator().manual_seed(seed))
     cut = round(test_share * len(order))
     require(cut >= 2 and len(order) - cut >= 10, f"{train.name}: wanted at least 10 training rows and 2 test rows", f"{len(order)} rows")
-    return train.name, train.x[order[cut:]], train.x[order[:cut]]
+    if label is not None:
+        names = None  # their numbers are no longer those of the variables
+    x, y = _recoded(train.name, train.x[order[cut:]], train.x[order[:cut]], names, say)
+    return train.name, x, y
 
 
-def _check_states(data: Dataset) -> None:
-    require(data.num_states is not None, f"{data.name}: wanted states, whole numbers from 0 to {MAX_STATES - 1}; came real numbers (bin them first)")
+def _names_of(path: str, say: Callable[[str], None]) -> list[str] | None:
+    """The names that the first line of a CSV file gives to its columns, said aloud, since it might be a row."""
+    if Path(path).suffix.lower() not in (".csv", ".tsv") and not path.lower().endswith((".csv.gz", ".tsv.gz")):
+        return None
+    names = _data.read_csv(path)[0]
+    if names is not None:
+        say(f"first line taken for names of the columns: {_shortened(names)}")
+    return names
+
+
+def _recoded(name: str, train: Tensor, test: Tensor, names: list[str] | None, say: Callable[[str], None]) -> tuple[Tensor, Tensor]:
+    """The same with the values of each column 0, 1, ... in their order."""
+    both = torch.cat([train, test])
+    require(bool((both == both.round()).all()), f"{name}: wanted states, whole numbers; came real numbers (bin them first)")
+    columns, changed = [], []
+    for i, column in enumerate(both.T):
+        values, codes = column.unique(return_inverse=True)
+        called = names[i] if names else str(i)
+        require(len(values) <= MAX_STATES, f"{name}: wanted states, at most {MAX_STATES} different values of a variable (bin them first); column {called} has",
+                len(values))
+        if not torch.equal(codes.to(column.dtype), column):
+            changed.append(called)
+        columns.append(codes)
+    if changed:
+        say(f"values recoded to 0, 1, ... in their order in {len(changed)} columns: {_shortened(changed)}")
+    coded = torch.stack(columns, -1).to(both.dtype)
+    return coded[: len(train)], coded[len(train):]
+
+
+def _shortened(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def estimate_seconds(plan: Plan, done: Sequence[tuple[int, str]] = ()) -> float:
@@ -370,12 +414,17 @@ def run_compare(data: str, *, label: str | None = None, out: Path = Path("compar
         ValueError: Bad options, or data that are no states.
         FileNotFoundError: No such data.
     """
-    name, train, test = load_split(data, label=label, test_share=test_share, seed=seed)
+    require(seed >= 0, "seed must be 0 or more", seed)
+    notes: list[str] = []
+    name, train, test = load_split(data, label=label, test_share=test_share, seed=seed, say=notes.append)
     require(rows is None or rows >= 10, "rows must be 10 or more", rows)
     plan = Plan(name, train[:rows], test, sizes, models, seed, steps)
     results = Results.open(Path(out) / "results.json", plan.settings(), fresh=fresh)
     done = [(u["rows"], u["model"]) for u in results.units]
-    say(f"{name}: {len(plan.train)} training rows, {len(test)} test rows, {len(plan.num_states)} variables of at most {max(plan.num_states)} states")
+    head = f"{name}: {len(plan.train)} training rows, {len(test)} test rows, {len(plan.num_states)} variables of at most {max(plan.num_states)} states"
+    say("\n".join([head, *notes]))
+    if plan.too_long and models is None:
+        say(f"left out, they have more memory than {len(plan.num_states)} variables can use: {', '.join(plan.too_long)}")
     if plan.left_out:
         say(f"left out, their tables would not fit into memory: {', '.join(plan.left_out)}")
     cost = estimate_seconds(plan, done)

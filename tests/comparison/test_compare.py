@@ -178,3 +178,57 @@ def test_bad_input_is_named():
         compare({"a": lambda x: joint}, x, folds=30)
     with pytest.raises(ValueError, match="of the same rows"):
         paired_difference(torch.zeros(4), torch.zeros(5))
+
+
+def test_models_scored_on_different_cells_are_refused():
+    x = truth("Markov chain 1").sample((30,))
+    visible = torch.ones_like(x).bool()
+    visible[3, 2] = visible[7, 1] = False
+    tables = MarkovChain.posterior(x, equivalent_sample_size=1.0)
+    hidden, whole = to_inference_data(tables, x, visible), to_inference_data(tables, x)
+    with pytest.raises(ValueError, match=r"hid and mc differ in 2 cells, the first in row 3, position \(2,\), which only mc counts"):
+        compare({"mc": TableModel(MarkovChain), "hid": hidden}, x)
+    with pytest.raises(ValueError, match="whole and visible= differ in 2 cells"):
+        compare({"whole": whole}, x, visible)
+    with pytest.raises(ValueError, match="same cells: b and a differ"):
+        compare({"a": whole, "b": hidden}, x)
+    assert compare({"hid": hidden}, x, visible).best == "hid"
+    posterior = Bayesian(FVSBN(N)).fit(x, visible, method="mean-field", num_draws=20, num_chains=1, steps=20)
+    with pytest.raises(ValueError, match="draws and mc differ in 2 cells"):
+        compare({"mc": TableModel(MarkovChain), "draws": posterior}, x)
+    with pytest.raises(ValueError, match="draws and visible= differ"):
+        compare({"draws": posterior}, x, torch.ones_like(visible))
+    found = compare({"draws": posterior, "hid": hidden}, x, visible, refits=1)  # neither can be fitted again: no failure
+    assert found["draws"].method == "PSIS-LOO (mean-field)"
+    assert "draws: ELBO" in str(found)
+
+
+def test_notes_say_which_models_can_be_fitted_again():
+    x = truth("FVSBN").sample((12,)).detach()
+    draws = FullyIndependent(4.0 * torch.randn(40, N, 2))  # far too wide: bad k
+    posterior = Bayesian(FVSBN(N), 5.0).fit(x, method="mean-field", num_draws=20, num_chains=1, steps=2)
+    found = compare({"wild": to_inference_data(draws, x), "weights": posterior}, x)
+    assert found["wild"].bad_k > 0
+    assert "bad in wild, which compare cannot fit again" in str(found)
+    posterior.elbo_change = 0.5
+    assert "weights: ELBO" in str(compare({"weights": posterior}, x))
+    assert "not settled, fit with more steps" in str(compare({"weights": posterior}, x))
+    assert compare({"wild": to_inference_data(draws, x)}, x, refits=2)["wild"].bad_k > 0
+    with pytest.raises(ValueError, match="refits must be 0 or more"):
+        compare({"weights": posterior}, x, refits=-1)
+
+
+def test_scores_that_are_none_are_refused():
+    ok = torch.zeros(4)
+    for bad, match in ((torch.tensor([0.0, math.nan, 0.0, 0.0]), "finite"), (torch.zeros(0), "N 1 or more"), (torch.zeros(4, 1), "one score per row")):
+        with pytest.raises(ValueError, match=match):
+            stacking_weights({"a": ok, "b": bad})
+    with pytest.raises(ValueError, match="paired scores must be finite"):
+        paired_difference(ok, torch.tensor([0.0, -math.inf, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="models by name"):
+        compare([TableModel(FullTable)], torch.zeros(5, N))
+    with pytest.raises(ValueError, match="must be a number, or several"):
+        TableModel(FullTable, "1")
+    found = compare({"a": TableModel(FullyIndependent)}, torch.randint(0, 2, (9, N)))
+    with pytest.raises(KeyError, match="there are a"):
+        found["zz"]

@@ -272,3 +272,23 @@ def test_both_generations_of_arviz_agree(tmp_path):
     # The two differ in how they smooth the largest weights, and 1.x in the denominator of the error.
     np.testing.assert_allclose(theirs[:3], [ours.elpd, ours.error, ours.p], rtol=0.03)
     assert theirs[4:6] == [N, N]
+
+
+def test_tables_of_other_rows_are_refused():
+    x = rows()
+    for joint, structure in ((MarkovChain, {"order": 2}), (FullTable, {}), (FullyIndependent, {})):
+        posterior = joint.posterior(x, equivalent_sample_size=1.0, num_states=2, **structure)
+        assert loo(to_inference_data(posterior, x, num_draws=50)).pointwise.shape == (N,)
+        for other in (x[:-1], 1 - x, torch.cat([x, x[:1]])):
+            with pytest.raises(ValueError, match="table posterior must be scored on the rows it was conditioned on"):
+                to_inference_data(posterior, other, num_draws=50)
+
+
+def test_refits_must_make_one_joint():
+    x = rows()
+    found = Loo(torch.zeros(N), torch.full((N,), 2.0), 0.7, 1.0)
+    with pytest.raises(ValueError, match="refit must be a function"):
+        refit_bad(found, x, None)
+    with pytest.raises(ValueError, match="refit must return one joint without batch"):
+        refit_bad(found, x, lambda x: FullyIndependent(torch.zeros(3, D, 2)))
+    assert refit_bad(found._replace(method="PSIS-LOO (NUTS)"), x, FullyIndependent.from_data, limit=1).method == "PSIS-LOO (NUTS), 1 refits"

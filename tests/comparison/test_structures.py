@@ -108,3 +108,16 @@ def test_big_tables_are_left_out():
     assert "full table" not in table_models([2] * 40)
     assert "Markov chain 3" not in table_models([300] * 10)
     assert chain_over((1, 0)).joint is BayesNet
+
+
+def test_strengths_and_rows_must_be_the_same():
+    from pyro_ar.comparison import TableModel
+    from pyro_ar.tables import FullTable, FullyIndependent
+
+    x = torch.tensor([[0, 0], [1, 1], [0, 1]] * 5)
+    with pytest.raises(ValueError, match="must share the strength of their prior"):
+        structure_posterior(x, {"a": TableModel(FullyIndependent, 1.0), "b": TableModel(FullTable, 8.0)})
+    found = structure_posterior(x)
+    assert found.predictive(x).event_shape == (2,)
+    with pytest.raises(ValueError, match="predictive wants the rows that the probabilities are of"):
+        found.predictive(1 - x)

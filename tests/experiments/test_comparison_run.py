@@ -109,3 +109,30 @@ def test_classes_of_the_line_up():
     assert kinds["independent"].joint is FullyIndependent
     assert kinds["full table"].joint is FullTable
     assert kinds["NADE"].make().output.num_states == 3
+
+
+def test_values_are_recoded_and_said(tmp_path):
+    x = torch.stack([torch.arange(60) % 3 - 1, torch.arange(60) % 2, torch.arange(60) % 5 * 1000 + 1], -1)
+    np.savetxt(tmp_path / "codes.csv", x.numpy(), fmt="%d", delimiter=",", header="a,b,2020", comments="")
+    said = []
+    name, train, test = load_split(str(tmp_path / "codes.csv"), say=said.append)
+    assert Plan(name, train, test).num_states == (3, 2, 5)
+    assert said == ["first line taken for names of the columns: a, b, 2020", "values recoded to 0, 1, ... in their order in 2 columns: a, 2020"]
+    said = []
+    run_compare(str(tmp_path / "codes.csv"), out=tmp_path / "out", sizes=(40,), models=("independent",), say=said.append)
+    assert "recoded" in said[0]
+    np.savetxt(tmp_path / "wide.csv", np.arange(600).reshape(300, 2), fmt="%d", delimiter=",")
+    with pytest.raises(ValueError, match="at most 256 different values of a variable"):
+        load_split(str(tmp_path / "wide.csv"))
+
+
+def test_messages_of_the_plan(tmp_path, csv):
+    x = torch.randint(0, 2, (50, 3))
+    with pytest.raises(ValueError, match="Markov chain 3 has more memory than 3 variables can use"):
+        Plan("d", x, x, models=("Markov chain 3",))
+    assert Plan("d", x, x).left_out == ()
+    assert Plan("d", x, x).too_long == ("Markov chain 3",)
+    with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):
+        Plan("d", x, x, seed=-1)
+    with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):
+        run_compare(str(csv), out=tmp_path / "out", seed=-1)
