@@ -113,6 +113,11 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert "1 of 4 units were there" in capsys.readouterr().out
 
 
+def _hears_ctrl_c() -> None:
+    """A job in the background of a shell inherits deaf ears, and so would the process under test."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("kill", "workers"), [
     pytest.param(signal.SIGINT, "1", id="ctrl-c"),
     pytest.param(signal.SIGKILL, "1", id="kill"),
@@ -124,7 +129,8 @@ def test_a_killed_process_goes_on(tmp_path, kill, workers):
                "--rows", "600", "--folds", "3", "--occlusions", "random-90", "--out", str(tmp_path), "--workers", workers]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     file = tmp_path / "results.json"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                          preexec_fn=_hears_ctrl_c) as process:  # noqa: PLW1509 - it only resets a signal
         for _ in range(1200):
             if file.exists() or process.poll() is not None:
                 break
