@@ -16,7 +16,7 @@ from pyro_ar.outputs import Output
 
 __all__ = ["MADENet"]
 
-BLOCK = 64  # variables whose units share one product when sampling
+BLOCK = 40  # variables whose units share one product when sampling
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
