@@ -49,7 +49,7 @@ class GenerativeClassifier(PartlySeenClassifier):
         num_classes: How many classes; None: as many as there are labels in `y`. If `y` lacks some of them,
             labels must be the numbers from 0 to `num_classes - 1`.
         prior: p(y): None, learnt: the class frequencies without smoothing, so that a class without rows
-            is never predicted; 'uniform'; or C probabilities in the order of the sorted labels.
+            is never predicted (closed-form fits refuse such a class); 'uniform'; or C probabilities in the order of the sorted labels.
         fit_options: Keyword arguments of `from_data` (such as `num_states`, `pseudocount`, `shrinkage`), or of `train`.
         train: For families: `train(module, x, context=..., visible=..., **fit_options)` changes the module in place;
             None: `par.fit`.

@@ -60,7 +60,7 @@ class Dense(Elliptical):
         bad = int((info != 0).sum())
         if bad:
             raise NotPositiveDefinite(f"{self._matrix_name} must be symmetric positive definite (constant or dependent features "
-                                      f"need shrinkage); got {bad} of {info.numel()} that are not")
+                                      f"need shrinkage, and some feature must vary); got {bad} of {info.numel()} that are not")
         return factor
 
     def _whitening(self) -> tuple[Tensor, Tensor]:
