@@ -4,6 +4,7 @@ This file alone does the shapes. Dimensions left of an event come from four plac
 draws, contexts and orders. Where weights were drawn, `vmap` runs over the draws; all the rest becomes the rows of a net.
 """
 
+import contextlib
 import copy
 import math
 
@@ -170,7 +171,10 @@ class Autoregressive(Joint):
         # One value at least carries the whole shape.
         values["rows"] = torch.zeros((), device=self.device).expand((*shape, 1))
         values = {name: None if t is None else t.expand(shape + t.shape[-1:]) for name, t in values.items()}
-        return self._from_chain(self._over_draws(self._step_through, values, map_all=True))
+        # Inference mode makes a step cheaper by a fifth; torch.func's transforms do not know it.
+        with contextlib.nullcontext() if transforms_active() else torch.inference_mode():
+            drawn = self._over_draws(self._step_through, values, map_all=True)
+        return self._from_chain(drawn.clone())  # an ordinary tensor again
 
     def _step_through(self, net: nn.Module, values: dict[str, Tensor]) -> Tensor:
         left, n = values["rows"].shape[:-1], math.prod(self.event_shape)

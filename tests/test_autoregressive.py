@@ -89,7 +89,34 @@ def raws_by_hand(made, x, order, context):
                 extra = context @ w["output_context"]
             at = variable if free else place
             yield w["output_bias"][at] + extra.reshape(n, raw)[at] + torch.sigmoid(a) @ w["output_weight"][at]
+        elif isinstance(made, MADE):
+            yield made_by_hand(w, made, [encode(x[earlier]) for earlier in seen], context)[place]
         seen.append(variable)
+
+
+def made_by_hand(w, made, seen, context):
+    """One unit and one wire at a time: degrees as in Germain et al. (2015), eq. 12 and 13, spread evenly and sorted."""
+    n, low = made.net.num_variables, 0 if context is not None else 1
+    below = [(j + 1, f) for j in range(n) for f in (seen[j].tolist() if j < len(seen) else [math.nan] * made.output.inputs)]
+    for layer in range(3):
+        if layer < 2:
+            width = made.net.hidden[layer]
+            degrees = [low + k * max(n - low, 1) // width for k in range(width)]
+        else:
+            degrees = [i + 1 for i in range(n) for _ in range(made.output.raw)]
+        units = []
+        for k, degree in enumerate(degrees):
+            z = float(w[f"layers.{layer}.bias"][k])
+            for j, (lower, value) in enumerate(below):
+                if lower < degree or (lower == degree and layer < 2):
+                    z += float(w[f"layers.{layer}.weight"][k, j]) * value
+            if context is not None and layer in (0, 2):
+                z += float(context @ w["hidden_context" if layer == 0 else "output_context"][:, k])
+            units.append((degree, max(z, 0.0) if layer < 2 else z))
+            if math.isnan(z):  # it sees what is not there yet
+                units[-1] = (degree, math.nan)
+        below = units
+    return torch.tensor([z for _, z in below]).reshape(n, -1)
 
 
 def log_probs_by_hand(made, x, order, context=None):
@@ -109,7 +136,7 @@ def log_probs_by_hand(made, x, order, context=None):
 
 @pytest.mark.parametrize("context_dim", [0, 2])
 @pytest.mark.parametrize("output", [outputs.Bernoulli(), outputs.Categorical(3), outputs.Normal()], ids=str)
-@pytest.mark.parametrize("name", ["fvsbn", "nade", "orderless"])
+@pytest.mark.parametrize("name", MAKERS)
 def test_conditionals_by_hand(name, output, context_dim) -> None:
     order = [3, 0, 4, 1, 2]
     made = family(name, 5, output=output, context_dim=context_dim, order=order)
@@ -454,6 +481,20 @@ def test_a_plain_module_will_do() -> None:
     assert_close(joint.log_prob(joint.enumerate_support()).logsumexp(0), torch.tensor(0.0), atol=1e-12, rtol=0)
     assert draws_of(joint, 5).sample((3,)).shape == (3, 5, 2, 2)
     assert joint.num_parameters == 16
+
+
+def test_samples_are_ordinary_tensors() -> None:
+    made = family("made", 5)
+    drawn = made().sample((3,)).requires_grad_()
+    made().log_prob(drawn).sum().backward()  # tensors of inference mode would refuse
+    drawn.data[0] = 1
+
+    def loss(weights):
+        joint = Autoregressive(made.net, weights, made.output)
+        return joint.log_prob(joint.sample((4,))).sum()
+
+    weights = {name: p.detach() for name, p in made.net.named_parameters()}
+    assert any(bool(g.any()) for g in torch.func.grad(loss)(weights).values())
 
 
 # Bad input.

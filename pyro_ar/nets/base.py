@@ -23,7 +23,8 @@ class Net(nn.Module):
     An any-order net is also told which variable stands at each place.
 
     A final class writes `forward`. It also writes `start` and `advance` when it can sample without
-    running the whole net once per variable, as here.
+    running the whole net once per variable, as here. Sampling steps in `torch.inference_mode`, so that a net must not
+    keep a tensor it made there for training.
 
     Shapes:
         - `forward(x, context=None)`: `(rows, *event)`, `(rows, context_dim)` -> `(rows, *event, raw)`;
