@@ -20,7 +20,7 @@ from pyro_ar.checks import IntractableError
 
 __all__ = [
     "MAX_STATES", "NotApplicable", "agree", "all_completions", "all_values", "answered_patterns", "can_answer",
-    "cells", "check", "code_of", "conditionals", "device_of", "dtype_of", "holds", "in_total", "is_small",
+    "cells", "check", "code_of", "conditionals", "device_of", "dtype_of", "first_order_of", "holds", "in_total", "is_small",
     "left_of", "order_of", "own_values", "per_row", "refuses", "shaped", "size_of", "states_of", "values_and_patterns",
 ]
 
@@ -205,11 +205,16 @@ def in_total(log_p: Tensor, log_weight: Tensor) -> Tensor:
 
 
 def order_of(joint: Any) -> Tensor:
-    """The order of the chain rule; of a joint without one (a mixture over orders), that of the event."""
+    """The order of the chain rule, `(n,)` or `(*O, n)`; of a joint without one (a mixture over orders), that of the event."""
     try:
         return joint.order
     except IntractableError:
         return torch.arange(size_of(joint), device=device_of(joint))
+
+
+def first_order_of(joint: Any) -> list[int]:
+    """One order of the chain rule: the first where the batch has several."""
+    return order_of(joint).reshape(-1, size_of(joint))[0].tolist()
 
 
 # Visible patterns.
@@ -234,12 +239,13 @@ def answered_patterns(joint: Any, x: Tensor, *, count: int = 12) -> Tensor:
         count: How many random patterns to try.
     """
     n, device = size_of(joint), device_of(joint)
-    order = order_of(joint)
+    orders = order_of(joint).reshape(-1, n)
     tried = [torch.zeros(n, dtype=torch.bool, device=device), torch.ones(n, dtype=torch.bool, device=device)]
     for length in sorted({1, n // 2, n - 1} - {0, n}):
-        prefix = torch.zeros(n, dtype=torch.bool, device=device)
-        prefix[order[:length]] = True
-        tried.append(prefix)
+        for order in orders[:8]:
+            prefix = torch.zeros(n, dtype=torch.bool, device=device)
+            prefix[order[:length]] = True
+            tried.append(prefix)
     for number in range(count):
         seen = torch.rand(n, device=device) < torch.rand((), device=device)
         if number % 3 == 0:  # few hidden, so that large joints can be enumerated too

@@ -17,9 +17,9 @@ from pyro_ar.testing.oracles import (
     can_answer,
     cells,
     check,
+    first_order_of,
     holds,
     in_total,
-    order_of,
     own_values,
     per_row,
     shaped,
@@ -212,7 +212,7 @@ def _discrete_p_values(joint: Any, value: Tensor, v: Tensor, draws: Tensor) -> l
 def _continuous_p_values(joint: Any, value: Tensor, v: Tensor, draws: Tensor) -> list[float]:
     """Ranks of one hidden cell after another: its density is the marginal with it over the marginal without it."""
     seen, p_values = v.clone(), []
-    for i in order_of(joint).tolist():
+    for i in first_order_of(joint):
         if seen[i]:
             continue
         more = seen.clone()

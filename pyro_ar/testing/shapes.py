@@ -44,7 +44,9 @@ def shapes_agree(joint: Any) -> None:
     agree(joint.log_prob(ones), together, "log_prob of a value with batch dimensions of size 1")
     agree(joint.log_prob(ones.expand(4, 1, *ones.shape)), together.expand(4, 1, *batch), "log_prob with more left dimensions")
     holds(isinstance(joint.num_parameters, int) and joint.num_parameters >= 0, "num_parameters must be a whole number")
-    holds(sorted(order_of(joint).tolist()) == list(range(math.prod(event))), "order must be a permutation of the event's cells")
+    order = order_of(joint)
+    holds(bool((order.sort(-1).values == torch.arange(math.prod(event), device=order.device)).all()),
+          "order must hold permutations of the event's cells")
 
 
 @check
