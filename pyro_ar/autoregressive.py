@@ -68,6 +68,9 @@ class Autoregressive(Joint):
     def __init__(self, net: nn.Module, weights: Mapping[str, Tensor], output: Output, order: Tensor | None = None,
                  context: Tensor | None = None, *, validate_args: bool | None = None) -> None:
         self.net, self.output = net, output
+        made_for = getattr(net, "output", output)
+        require((made_for.raw, made_for.inputs) == (output.raw, output.inputs), f"output must read {made_for.raw} raw parameters "
+                f"of the net and give it {made_for.inputs} features, as {made_for!r} for which it was made", output)
         event_shape = Size(net.event_shape)  # type: ignore[arg-type]
         n = math.prod(event_shape)
         self.coherent = not getattr(net, "any_order", False)

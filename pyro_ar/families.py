@@ -313,8 +313,8 @@ class OverOrders(nn.Module):
 
     def __init__(self, family: Family, num_orders: int, *, generator: Generator | None = None) -> None:
         super().__init__()
-        require(bool(getattr(family.net, "any_order", False)), "a mixture over orders wants an any-order family",
-                type(family).__name__)
+        require(isinstance(family, Family) and bool(getattr(family.net, "any_order", False)),
+                "a mixture over orders wants an any-order family", type(family).__name__)
         require(isinstance(num_orders, int) and num_orders >= 1, "num_orders must be 1 or more", num_orders)
         self.family = family
         orders = random_orders(num_orders, math.prod(family.event_shape), generator=generator)
@@ -324,6 +324,9 @@ class OverOrders(nn.Module):
         """The mixture of the present weights, of the batch shape of the context."""
         joint = self.family(None if context is None else context.unsqueeze(-2), self.orders)
         return Mixture(torch.zeros(len(self.orders), dtype=joint.dtype, device=joint.device), joint)
+
+    def extra_repr(self) -> str:
+        return f"num_orders={len(self.orders)}"
 
     def condition(self, context: Tensor) -> Mixture:
         """The same as calling it."""

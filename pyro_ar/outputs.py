@@ -186,7 +186,7 @@ class DiscretisedLogisticMixture(Output):
         require(isinstance(self.states, int) and self.states >= 2, "DiscretisedLogisticMixture needs 2 states or more", self.states)
         require(isinstance(self.components, int) and self.components >= 1,
                 "DiscretisedLogisticMixture needs 1 component or more", self.components)
-        require(self.min_scale > 0, "min_scale must be above 0", self.min_scale)
+        _check_min_scale(self.min_scale)
 
     @property
     def num_states(self) -> int:  # type: ignore[override]
@@ -231,7 +231,7 @@ class Normal(Output):
     min_scale: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.min_scale > 0, "min_scale must be above 0", self.min_scale)
+        _check_min_scale(self.min_scale)
 
     @property
     def raw(self) -> int:
@@ -262,7 +262,7 @@ class MixtureOfNormals(Output):
     def __post_init__(self) -> None:
         require(isinstance(self.components, int) and self.components >= 1, "MixtureOfNormals needs 1 component or more",
                 self.components)
-        require(self.min_scale > 0, "min_scale must be above 0", self.min_scale)
+        _check_min_scale(self.min_scale)
 
     @property
     def raw(self) -> int:
@@ -274,6 +274,11 @@ class MixtureOfNormals(Output):
         options: dict[str, Any] = {"validate_args": False}
         return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), dist.Normal(loc, scale, **options),
                                       **options)
+
+
+def _check_min_scale(min_scale: Any) -> None:
+    number = isinstance(min_scale, int | float)
+    require(number and 0 < min_scale < math.inf, "min_scale must be a number above 0", min_scale)
 
 
 def mixture_parts(raw: Tensor, components: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from pyro_ar import outputs
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.checks import IntractableError
-from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE
+from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
 from pyro_ar.order import random_orders
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -510,6 +510,12 @@ def test_samples_are_ordinary_tensors() -> None:
     (lambda: NADE(4, context_dim=1)(torch.full((1,), math.nan)), r"context must not hold NaN"),
     (lambda: NADE(4)(torch.zeros(3)), r"takes no context"),
     (lambda: NADE(0), r"event_shape must be"),
+    (lambda: FVSBN(2.5), r"event_shape must be a positive int or a tuple of them; got 2.5"),
+    (lambda: MADE(4, hidden=2.5), r"hidden must be positive ints"),
+    (lambda: OverOrders(3, 2), r"wants an any-order family; got 'int'"),
+    (lambda: outputs.Normal("a"), r"min_scale must be a number above 0; got 'a'"),
+    (lambda: Autoregressive(NADE(4).net, dict(NADE(4).net.named_parameters()), outputs.Normal()),
+     r"output must read 1 raw parameters of the net and give it 1 features, as Bernoulli\(\)"),
     (lambda: NADE((2, -1)), r"event_shape must be"),
     (lambda: NADE(4, hidden=0), r"hidden must be"),
     (lambda: MADE(4, hidden=(3, 0)), r"hidden must be"),

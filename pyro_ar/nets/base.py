@@ -77,7 +77,7 @@ class Net(nn.Module):
 
 def as_event_shape(event_shape: int | Sequence[int]) -> Size:
     """An event shape from a number of variables or a tuple of sizes."""
-    shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+    shape = tuple(event_shape) if isinstance(event_shape, Sequence) else (event_shape,)
     require(len(shape) > 0 and all(isinstance(k, int) and k > 0 for k in shape),
             "event_shape must be a positive int or a tuple of them", event_shape)
     return Size(shape)

@@ -156,7 +156,7 @@ class _Wired(nn.Module):
 
 
 def _as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
-    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    hidden = tuple(hidden) if isinstance(hidden, Sequence) else (hidden,)
     require(len(hidden) > 0 and all(isinstance(k, int) and k > 0 for k in hidden),
             "hidden must be positive ints, one per layer", hidden)
     return hidden
