@@ -69,6 +69,20 @@ class Output(abc.ABC):
         return self.distribution(raw).sample().to(raw.dtype)
 
 
+class _OfStates(Output):
+    """A variable of `states` states."""
+
+    states: int
+
+    @property
+    def num_states(self) -> int:  # type: ignore[override]
+        return self.states
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.integer_interval(0, self.states - 1)
+
+
 @dataclass(frozen=True)
 class Bernoulli(Output):
     """A binary variable; the raw parameter is its logit.
@@ -98,7 +112,7 @@ class Bernoulli(Output):
 
 
 @dataclass(frozen=True)
-class Categorical(Output):
+class Categorical(_OfStates):
     r"""A variable of K states; the raw parameters are K - 1 logits against state 0.
 
     A net reads either its K - 1 steps, `[x >= 1, ..., x >= K - 1]` ('steps': any function of the state is
@@ -120,14 +134,6 @@ class Categorical(Output):
         require(isinstance(self.states, int) and self.states >= 2, "Categorical needs 2 states or more", self.states)
         require(self.encoding in ("steps", "one-hot", "level"), "encoding must be 'steps', 'one-hot' or 'level'",
                 self.encoding)
-
-    @property
-    def num_states(self) -> int:  # type: ignore[override]
-        return self.states
-
-    @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.integer_interval(0, self.states - 1)
 
     @property
     def raw(self) -> int:
@@ -155,7 +161,7 @@ class Categorical(Output):
 
 
 @dataclass(frozen=True)
-class DiscretisedLogisticMixture(Output):
+class DiscretisedLogisticMixture(_OfStates):
     r"""A variable of K ordered states (grey levels): M logistic densities, integrated over the cell of each state.
 
     The states stand at -1 to 1, the first and last cells reach to infinity, and the net reads the state's place alone.
@@ -187,14 +193,6 @@ class DiscretisedLogisticMixture(Output):
         require(isinstance(self.components, int) and self.components >= 1,
                 "DiscretisedLogisticMixture needs 1 component or more", self.components)
         _check_min_scale(self.min_scale)
-
-    @property
-    def num_states(self) -> int:  # type: ignore[override]
-        return self.states
-
-    @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.integer_interval(0, self.states - 1)
 
     @property
     def raw(self) -> int:

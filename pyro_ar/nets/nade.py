@@ -18,24 +18,15 @@ from pyro_ar.checks import require
 from pyro_ar.nets.base import Net, as_event_shape, as_rows, transforms_active
 from pyro_ar.outputs import Output
 
-__all__ = ["ACTIVATIONS", "NADENet", "chain", "pieces", "plain_chain"]
+__all__ = ["ACTIVATIONS", "NADENet", "OneLayerNet", "chain", "pieces", "plain_chain"]
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "relu": torch.relu}
 BLOCK = 28  # steps between kept pre-activations: about the root of 784
 ROWS = 256  # rows at once: what a step touches then stays in cache
 
 
-class NADENet(Net):
-    r"""a_1 = c, a_{i+1} = a_i + encode(x_i) W_i, raw_i = b_i + activation(a_i) V_i.
-
-    Shapes:
-        - `input_weight` W `(n, inputs, hidden)`, `output_weight` V `(n, hidden, raw)`, `hidden_bias` c `(hidden,)`,
-          `output_bias` b `(n, raw)`; with a context `hidden_context` `(context_dim, hidden)` is added to c and
-          `output_context` `(context_dim, n * raw)` to b.
-
-    Source:
-        Larochelle, Murray (2011), *The neural autoregressive distribution estimator*, AISTATS.
-    """
+class OneLayerNet(Net):
+    """The weights of one hidden layer shared by all conditionals, named and started as NADE names them."""
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100,
                  activation: str = "sigmoid") -> None:
@@ -50,6 +41,19 @@ class NADENet(Net):
         self.output_bias = nn.Parameter(torch.zeros(n, output.raw))
         self.hidden_context = nn.Parameter(torch.randn(context_dim, hidden) * 0.1) if context_dim else None
         self.output_context = nn.Parameter(torch.zeros(context_dim, n * output.raw)) if context_dim else None
+
+
+class NADENet(OneLayerNet):
+    r"""a_1 = c, a_{i+1} = a_i + encode(x_i) W_i, raw_i = b_i + activation(a_i) V_i.
+
+    Shapes:
+        - `input_weight` W `(n, inputs, hidden)`, `output_weight` V `(n, hidden, raw)`, `hidden_bias` c `(hidden,)`,
+          `output_bias` b `(n, raw)`; with a context `hidden_context` `(context_dim, hidden)` is added to c and
+          `output_context` `(context_dim, n * raw)` to b.
+
+    Source:
+        Larochelle, Murray (2011), *The neural autoregressive distribution estimator*, AISTATS.
+    """
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:

@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pyro_ar.checks import require
-from pyro_ar.nets.base import Net, as_event_shape, as_rows, transforms_active
-from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, CUT, MOVE, pieces
+from pyro_ar.nets.base import as_event_shape, as_rows, transforms_active
+from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, CUT, MOVE, OneLayerNet, pieces
 from pyro_ar.outputs import Output
 
 __all__ = ["OrderlessNADENet", "orderless_chain", "plain_orderless_chain"]
 
 
-class OrderlessNADENet(Net):
+class OrderlessNADENet(OneLayerNet):
     r"""a_1 = c, a_{i+1} = a_i + U_{o_i} + encode(x_{o_i}) W_{o_i}, raw_i = b_{o_i} + activation(a_i) V_{o_i}.
 
     Shapes:
@@ -41,18 +40,8 @@ class OrderlessNADENet(Net):
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100,
                  activation: str = "sigmoid") -> None:
-        super().__init__(event_shape, output, context_dim)
-        require(isinstance(hidden, int) and hidden > 0, "hidden must be a positive int", hidden)
-        require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
-        n = self.num_variables
-        self.hidden, self.activation = hidden, activation
-        self.input_weight = nn.Parameter(torch.randn(n, output.inputs, hidden) / math.sqrt(n * output.inputs))
-        self.known_weight = nn.Parameter(torch.zeros(n, hidden))
-        self.output_weight = nn.Parameter(torch.randn(n, hidden, output.raw) * (0.5 / math.sqrt(hidden)))
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-        self.output_bias = nn.Parameter(torch.zeros(n, output.raw))
-        self.hidden_context = nn.Parameter(torch.randn(context_dim, hidden) * 0.1) if context_dim else None
-        self.output_context = nn.Parameter(torch.zeros(context_dim, n * output.raw)) if context_dim else None
+        super().__init__(event_shape, output, context_dim, hidden=hidden, activation=activation)
+        self.known_weight = nn.Parameter(torch.zeros(self.num_variables, hidden))
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
