@@ -89,10 +89,7 @@ def cases():
 @pytest.mark.parametrize(("setting", "make", "output"), cases())
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_conforms(check, setting, make, output, float64):
-    # After five steps of warm-up NUTS may reject all it tries where the posterior is steep; from twenty on Pyro also
-    # adapts the mass matrix, to next to nothing, and then starts its step size anew.
-    options = {"warmup_steps": 19, "num_samples": 10} if check.__name__ == "runs_nuts" else {}
     try:
-        check(setting(make, output), **options)
+        check(setting(make, output))
     except NotApplicable as reason:
         pytest.skip(str(reason))
