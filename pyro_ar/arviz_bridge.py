@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["ArvizLoo", "compare_table", "diagnostics", "group_of", "psis_loo", "to_arviz"]
+__all__ = ["ArvizLoo", "compare_table", "diagnostics", "drawn_by", "group_of", "psis_loo", "to_arviz"]
 
 
 class ArvizLoo(NamedTuple):
@@ -33,12 +33,28 @@ def _generation() -> tuple[Any, bool]:
     return arviz, int(arviz.__version__.split(".")[0]) >= 1
 
 
-def to_arviz(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Any:
-    """`InferenceData` (0.23) or `DataTree` (1.x) of these groups; arrays are (chain, draw, ...)."""
+def to_arviz(groups: Mapping[str, Mapping[str, np.ndarray]], how: str | None = None) -> Any:
+    """`InferenceData` (0.23) or `DataTree` (1.x) of these groups; arrays are (chain, draw, ...).
+
+    Args:
+        groups: By name.
+        how: The draws were made, kept in the attributes of the posterior group; `drawn_by` reads it.
+    """
     az, new = _generation()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of more chains than draws, which small examples have
-        return az.from_dict(dict(groups)) if new else az.from_dict(**groups)
+        data = az.from_dict(dict(groups)) if new else az.from_dict(**groups)
+    if how is not None:
+        data["posterior"].attrs["drawn_by"] = how
+    return data
+
+
+def drawn_by(data: Any) -> str | None:
+    """How the draws in `data` were made, if it says."""
+    try:
+        return data["posterior"].attrs.get("drawn_by")
+    except KeyError:
+        return None
 
 
 def group_of(data: Any, group: str) -> dict[str, np.ndarray]:

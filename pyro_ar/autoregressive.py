@@ -80,6 +80,8 @@ class Autoregressive(Joint):
         device = next(iter(weights.values())).device
         # None is kept apart: values in raster order need no permuting.
         self._given_order = None if order is None else check_order(order, n).to(device)
+        require(order is None or not self.coherent or getattr(net, "own_states", None) is None,
+                "a net whose variables have their own numbers of states takes no order: permute the variables instead")
         tensors = dict(weights)
         if context is not None:
             tensors["context"] = context.to(next(iter(weights.values())).dtype)
@@ -105,11 +107,17 @@ class Autoregressive(Joint):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(self.output.support, len(self.event_shape))
+        own, each = getattr(self.net, "own_states", None), self.output.support
+        if own is not None:
+            most = torch.tensor(own, device=self.device).reshape(self.event_shape) - 1
+            each = constraints.integer_interval(torch.zeros_like(most), most)
+        return constraints.independent(each, len(self.event_shape))
 
     @property
     def num_states(self) -> tuple[int, ...] | None:
-        k = self.output.num_states
+        own, k = getattr(self.net, "own_states", None), self.output.num_states
+        if own is not None:  # the variables have their own (`OwnStates`)
+            return tuple(own)
         return None if k is None else (k,) * math.prod(self.event_shape)
 
     @property

@@ -35,7 +35,9 @@ from pyro_ar.mixture import Mixture
 
 __all__ = ["MAX_EVIDENCE_WEIGHTS", "Bayesian", "Diagnostics", "Posterior"]
 
-MAX_FULL_MASS = 150  # weights whose full covariance NUTS adapts to
+# NUTS adapts to the full covariance of the weights if it sees so many steps of warm-up for each; with fewer, the covariance is mostly noise, and
+# trajectories are many times as long as with variances alone (136 weights, 300 steps: see benchmarks/nltcs_nuts.py).
+WARMUP_PER_WEIGHT = 6
 MAX_EVIDENCE_WEIGHTS = 1000  # beyond, annealing from the prior needs more temperatures than anyone waits for
 GUIDES: dict[str, Callable[..., Any]] = {
     "mean-field": AutoDiagonalNormal, "low-rank": AutoLowRankMultivariateNormal, "laplace": AutoLaplaceApproximation,
@@ -118,7 +120,7 @@ class Bayesian:
     family's own count of parameters says how many there are.
 
     Args:
-        family: Without context.
+        family: Without context. Classes get a `Bayesian` each; the `Mixture` of their predictives classifies.
         prior: A standard deviation for all weights, or by weight name a distribution over one real number.
 
     Raises:
@@ -134,7 +136,9 @@ class Bayesian:
     def __init__(self, family: Family, prior: float | Mapping[str, TorchDistribution] = 1.0) -> None:
         require(isinstance(family, Family), "Bayesian wants a family of neural joints, such as FVSBN(3); tables have exact posteriors "
                 "(FullTable.posterior)", family)
-        require(getattr(family, "context_dim", 0) == 0, "Bayesian wants a family without context", family.context_dim)
+        width = getattr(family, "context_dim", 0)
+        require(width == 0, "Bayesian wants a family without context, since its draws are the only batch dimensions; for classes fit one Bayesian to "
+                f"each and take the Mixture of their predictives, which classifies (this family has context_dim={width})")
         self.family = family
         joint = family()
         self._template: Joint = joint.with_tensors({name: t.detach() for name, t in joint.tensors.items()})
@@ -195,7 +199,7 @@ class Bayesian:
             method: 'nuts' for small models, or a guide: 'mean-field', 'low-rank', 'laplace' (its Hessian is `num_weights` squared).
             num_draws: Per chain; guides give `num_draws * num_chains` independent ones.
             num_chains: Of NUTS, one after another.
-            warmup: Steps of NUTS that are thrown away.
+            warmup: Steps of NUTS that are thrown away. With 6 or more per weight it adapts to their full covariance, else to their variances.
             steps: Of stochastic variational inference.
             lr: Its step size, decayed to a tenth.
             rank: Of 'low-rank'.
@@ -246,7 +250,7 @@ class Bayesian:
         for c in range(num_chains):
             torch.manual_seed(1000 * seed + c)
             start = {name: 0.1 * torch.randn(size, dtype=self._template.dtype, device=self._template.device) for name, size in self.sizes.items()}
-            kernel = NUTS(self.model, init_strategy=init_to_value(values=start), max_tree_depth=depth, full_mass=self.num_weights <= MAX_FULL_MASS)
+            kernel = NUTS(self.model, init_strategy=init_to_value(values=start), max_tree_depth=depth, full_mass=WARMUP_PER_WEIGHT * self.num_weights <= warmup)
             mcmc = MCMC(kernel, num_draws, warmup, disable_progbar=not progress)
             # Validation per step would cost more than the step; the rows are checked.
             with pyro.validation_enabled(False):

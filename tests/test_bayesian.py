@@ -139,7 +139,7 @@ def test_the_seed_is_all():
 
 def test_bad_input_is_named():
     model = Bayesian(FVSBN(2))
-    with pytest.raises(ValueError, match="without context"):
+    with pytest.raises(ValueError, match=r"without context.*fit one Bayesian to each and take the Mixture of their predictives.*context_dim=1"):
         Bayesian(FVSBN(2, context_dim=1))
     with pytest.raises(ValueError, match="positive standard deviation"):
         Bayesian(FVSBN(2), 0.0)
@@ -170,3 +170,21 @@ def test_settling_and_bad_arguments():
         Bayesian(FullTable, 1.0)
     with pytest.raises(ValueError, match="rank must be 1 or more"):
         Bayesian(FVSBN(3)).fit(x, method="low-rank", rank=0)
+
+
+@pytest.mark.parametrize(("warmup", "full"), [(17, False), (18, True)])
+def test_a_covariance_wants_enough_warmup(monkeypatch, warmup, full):
+    """Three weights: six steps of warm-up for each, or NUTS adapts to variances alone."""
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    def nuts(model, **options):
+        asked.append(options["full_mass"])
+        raise Stop
+
+    monkeypatch.setattr("pyro_ar.bayesian.NUTS", nuts)
+    with pytest.raises(Stop):
+        fit("nuts", warmup=warmup)
+    assert asked == [full]

@@ -21,10 +21,11 @@ from pyro_ar.comparison.held_out import (
     stacking_weights,
 )
 from pyro_ar.comparison.pointwise import model_log_likelihood, pointwise_log_likelihood
-from pyro_ar.comparison.predictive import Loo, guide_draws, loo, refit_bad, to_inference_data
+from pyro_ar.comparison.predictive import Loo, arviz_comparison, guide_draws, loo, refit_bad, to_inference_data
 from pyro_ar.comparison.recipes import NeuralModel, TableModel, chain_over
+from pyro_ar.comparison.scoring import compare
 from pyro_ar.comparison.structures import StructurePosterior, structure_posterior, table_models, variable_orders
-from pyro_ar.comparison.table import Comparison, Row, arviz_comparison, compare
+from pyro_ar.comparison.table import Comparison, Row
 
 __all__ = [
     "Comparison", "Difference", "Loo", "NeuralModel", "Row", "StructurePosterior", "TableModel", "arviz_comparison", "average", "chain_over",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
+from pyro_ar.visible import check_visible
 
 __all__ = ["model_log_likelihood", "pointwise_log_likelihood"]
 
@@ -49,8 +50,7 @@ def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = N
     require(isinstance(x, Tensor) and x.ndim == 1 + len(event) and tuple(x.shape[1:]) == event and len(x) > 0,
             f"{what} scores one or more rows of its event shape {event}", x)
     if visible is not None:
-        require(visible.dtype == torch.bool, "visible must be a bool tensor (True = seen)", visible)
-        visible = visible.expand(x.shape)
+        visible = cells(visible, x)
     step = max(1, MAX_NUMBERS // max(1, math.prod(joint.batch_shape) * math.prod(event)))
     spread = (*[1] * len(joint.batch_shape), *event)
     parts = []
@@ -67,6 +67,16 @@ def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = N
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from None
     return check_finite(torch.cat(parts).movedim(0, -1), what)
+
+
+def cells(visible: Tensor, x: Tensor) -> Tensor:
+    """The pattern with the shape of the rows.
+
+    Raises:
+        ValueError: No bool tensor, or it does not broadcast to the rows.
+    """
+    require(isinstance(visible, Tensor) and visible.ndim <= x.ndim, f"visible must broadcast to the rows {tuple(x.shape)}", visible)
+    return check_visible(visible, x.shape)
 
 
 def check_finite(log_p: Tensor, what: str) -> Tensor:

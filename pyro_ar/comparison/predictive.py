@@ -12,23 +12,25 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Size, Tensor
 
-from pyro_ar.arviz_bridge import group_of, psis_loo, to_arviz
+from pyro_ar.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
 from pyro_ar.bayesian import Posterior
 from pyro_ar.checks import require
-from pyro_ar.comparison.pointwise import check_finite, model_log_likelihood, pointwise_log_likelihood
+from pyro_ar.comparison.pointwise import cells, check_finite, model_log_likelihood, pointwise_log_likelihood
 from pyro_ar.joint import Joint
-from pyro_ar.tables import TablePosterior
+from pyro_ar.tables import ChowLiuTree, TablePosterior
 from pyro_ar.tables.counts import block_counts, check_data
 
-__all__ = ["Loo", "guide_draws", "loo", "refit_bad", "to_inference_data"]
+__all__ = ["Loo", "arviz_comparison", "guide_draws", "loo", "refit_bad", "to_inference_data"]
 
 MAX_NUMBERS = 2**22  # table cells x draws of one chunk
 MAX_KEPT = 2**20  # numbers of a posterior group that are worth keeping
+APPROXIMATE = "approximate"  # said of draws of a guide
+PICKED = "exact posterior of the tree that these rows pick"
 
 
 def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, *, likelihood: Callable[..., Joint] | None = None,
                       model: Callable[..., Any] | None = None, model_args: tuple[Any, ...] | None = None, plate: str = "rows",
-                      num_draws: int = 1000) -> Any:
+                      num_draws: int = 1000, how: str | None = None) -> Any:
     r"""ArviZ data (`InferenceData` of 0.23, `DataTree` of 1.x) with one log-likelihood per draw and row.
 
     ==================================  =====================================================================
@@ -41,19 +43,24 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
     a dict of `(chains, draws, ...)`    or a Pyro `model`, whose enumerable latents are summed out in each row
     ==================================  =====================================================================
 
+    How the draws were made stands in the attribute `drawn_by` of the posterior group, and in the tables of `compare`.
+
     Args:
         posterior: Where the draws come from.
         x: The rows, `(N, *event)`: those that the posterior was conditioned on. A `Posterior` and a `TablePosterior` are checked
             against them; draws of `MCMC`, guides, dicts and joints do not say what they were conditioned on, so it is up to you.
-        visible: What of each row counts, bool; a Pyro `model` sees to it by itself.
+        visible: What of each row the posterior was conditioned on, bool: only of that do draws give leave-one-out scores. A `Posterior`
+            knows its own, a `TablePosterior` is of whole rows, and a Pyro `model` sees to it by itself.
         likelihood: See above.
         model: See above.
         model_args: Of the model and the guide; `(x,)` by default.
         plate: The model's plate over the rows.
         num_draws: From tables and guides.
+        how: The draws were made, where `posterior` does not say it (dicts and joints).
 
     Raises:
-        ValueError: Fewer than 2 draws or draws that are all equal, no rows, rows that do not fit, or a log-likelihood that is not finite.
+        ValueError: Fewer than 2 draws or draws that are all equal, no rows, rows or cells that the posterior was not conditioned on, or a
+            log-likelihood that is not finite.
 
     Example:
         >>> from pyro_ar.tables import MarkovChain
@@ -68,10 +75,11 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
     draws: dict[str, Tensor] = {}
     if isinstance(posterior, Posterior):
         _same_rows(posterior.x, x)
-        seen = posterior.visible if visible is None else visible
-        log_p, draws = pointwise_log_likelihood(posterior.joint, x, seen), posterior.draws
+        visible = _own_cells(posterior.visible, visible, x)
+        log_p, draws = pointwise_log_likelihood(posterior.joint, x, visible), posterior.draws
         stats = {"diverging": posterior.diverging.cpu().numpy()}
     elif isinstance(posterior, TablePosterior):
+        visible = _own_cells(None, visible, x)
         _check_counts(posterior, x)
         log_p = _of_tables(posterior, x, visible, num_draws)[None]
     elif isinstance(posterior, Joint):
@@ -87,16 +95,54 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
         draws, stats = _collect(posterior, args, num_draws)
         log_p = _of_draws(draws, x, visible, likelihood, model, args, plate)
     _check_draws(log_p)
-    return _groups(log_p, draws, stats, x, visible)
+    return _groups(log_p, draws, stats, x, visible, _source(posterior, x) if how is None else how)
 
 
-def _groups(log_p: Tensor, draws: Mapping[str, Tensor], stats: dict[str, np.ndarray], x: Tensor, visible: Tensor | None) -> Any:
+def _source(posterior: Any, x: Tensor) -> str | None:
+    """How draws were made, in words; None where nobody says."""
+    if isinstance(posterior, Posterior):
+        names = {"nuts": "NUTS", "laplace": f"Laplace, {APPROXIMATE}"}
+        return names.get(posterior.method, f"{posterior.method}, {APPROXIMATE}")
+    if isinstance(posterior, TablePosterior):
+        return PICKED if _is_picked(posterior, x) else "exact posterior"
+    if isinstance(posterior, MCMC):
+        return type(posterior.kernel).__name__
+    if isinstance(posterior, Joint | Mapping):
+        return None
+    guide = "guide" if hasattr(posterior, "__name__") else type(posterior).__name__  # a function, or a module such as AutoNormal
+    return f"{guide}, {APPROXIMATE}"
+
+
+def _is_picked(posterior: TablePosterior, x: Tensor) -> bool:
+    """Whether it is of the one tree that these very rows pick."""
+    if posterior._joint is not ChowLiuTree:
+        return False
+    tree = ChowLiuTree.from_data(x, num_states=posterior._num_states)
+    return [tuple(p) for p in tree._structure["parents"]] == [tuple(p) for p in posterior._structure["parents"]]
+
+
+def _own_cells(own: Tensor | None, asked: Tensor | None, x: Tensor) -> Tensor | None:
+    """The cells that the posterior was conditioned on; those asked for must be the same.
+
+    Importance weights take out of a draw what a row put in, so a score of other cells would be no leave-one-out.
+    """
+    if asked is None:
+        return own
+    asked = cells(asked, x)
+    fitted = torch.ones(x.shape, dtype=torch.bool, device=asked.device) if own is None else own.expand(x.shape).to(asked.device)
+    other = int((asked != fitted).sum())
+    require(other == 0, "the posterior must be scored on the cells it was conditioned on: leave visible out, or fit again with it (it differs in "
+            f"{other} of {x.numel()} cells)")
+    return own
+
+
+def _groups(log_p: Tensor, draws: Mapping[str, Tensor], stats: dict[str, np.ndarray], x: Tensor, visible: Tensor | None, how: str | None) -> Any:
     kept = {name: t.detach().cpu().numpy() for name, t in draws.items() if t.numel() <= MAX_KEPT}
     # ArviZ wants a posterior group; of tables too big to keep, the draws' own log-likelihoods tell how they mix.
     kept = kept or {"log_likelihood_of_all_rows": log_p.sum(-1).cpu().numpy()}
     shown = x if visible is None else torch.where(visible, x.to(log_p.dtype), math.nan)
     groups = {"posterior": kept, "log_likelihood": {"x": log_p.cpu().numpy()}, "observed_data": {"x": shown.cpu().numpy()}}
-    return to_arviz(groups | ({"sample_stats": stats} if stats else {}))
+    return to_arviz(groups | ({"sample_stats": stats} if stats else {}), how)
 
 
 def _check_draws(log_p: Tensor) -> None:
@@ -192,7 +238,7 @@ class Loo(NamedTuple):
         pareto_k: Shape of the tail of the importance weights of each row, `(N,)`; NaN where the score is exact.
         good_k: Scores with larger shapes are not to be trusted.
         p: The effective number of parameters.
-        method: 'PSIS-LOO', with the number of refits, if any.
+        method: 'PSIS-LOO', with how the draws were made, and the number of refits, if any.
     """
 
     pointwise: Tensor
@@ -216,6 +262,9 @@ class Loo(NamedTuple):
 def loo(data: Any) -> Loo:
     """PSIS-LOO by ArviZ, of the log-likelihood of `to_inference_data`.
 
+    Of draws of an approximate guide it is not the leave-one-out of the posterior: the weights undo what a row did to the posterior, not
+    the guide's own error, which Pareto k does not show. `method` says which it is.
+
     Raises:
         ValueError: No log-likelihood (or several), one draw, equal draws, or values that are not finite.
 
@@ -227,8 +276,9 @@ def loo(data: Any) -> Loo:
     log_p = torch.as_tensor(np.asarray(next(iter(found.values()))))
     require(log_p.ndim == 3, "the log-likelihood must be one value per row, (chain, draw, row)", log_p)
     _check_draws(check_finite(log_p, "loo"))
-    answer = psis_loo(data)
-    return Loo(torch.as_tensor(answer.pointwise).double(), torch.as_tensor(answer.pareto_k).double(), answer.good_k, answer.p)
+    answer, how = psis_loo(data), drawn_by(data)
+    return Loo(torch.as_tensor(answer.pointwise).double(), torch.as_tensor(answer.pareto_k).double(), answer.good_k, answer.p,
+               f"PSIS-LOO ({how or 'draws as given'})")
 
 
 def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: int = 20) -> Loo:
@@ -263,3 +313,9 @@ def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: i
         k[same] = math.nan
         done += 1
     return found._replace(pointwise=pointwise, pareto_k=k, method=f"{found.method}, {done} refits" if done else found.method)
+
+
+def arviz_comparison(data: Mapping[str, Any]) -> Any:
+    """ArviZ's own table of several `to_inference_data`, a pandas `DataFrame`: PSIS-LOO, differences, stacking weights."""
+    require(len(data) >= 2, "ArviZ compares 2 models or more", len(data))
+    return compare_table(data)

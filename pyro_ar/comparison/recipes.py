@@ -17,6 +17,7 @@ from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
+from pyro_ar.nets.own_states import OwnStates
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
 from pyro_ar.tables.chow_liu import log_spanning_trees
 from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of
@@ -34,8 +35,10 @@ class TableModel:
     Attributes:
         joint: `FullTable`, `FullyIndependent`, `MarkovChain`, `BayesNet` or `ChowLiuTree`.
         equivalent_sample_size: Strength of the prior, spread over the cells of each table (BDeu); one or several.
-        concentration: Instead, of every cell.
-        num_states: As in `from_data`; None: the largest state seen plus one.
+        concentration: Instead, of every cell. A `MarkovChain` of order k draws its first k variables from one table, so they share one
+            Dirichlet over their joint states; k tables of a `BayesNet` with the same edges have another prior, and another evidence.
+            Under an equivalent sample size both are the same.
+        num_states: As in `from_data`; None: the largest state seen plus one, at least 2.
         structure: `order` of a `MarkovChain`, `parents` of a `BayesNet`.
 
     Example:
@@ -76,8 +79,14 @@ class TableModel:
         return self if self.num_states is not None else replace(self, num_states=tuple(num_states))
 
     def num_parameters(self, num_states: Sequence[int]) -> int:
-        """Free parameters; a tree counts once, whichever it is."""
+        """Free parameters; of trees those of the chain 0, 1, 2, ..., which all trees have if all variables have the same states."""
         return self.joint.count_parameters(tuple(num_states), **self.structure)
+
+    def parameters_of(self, x: Tensor) -> int:
+        """Free parameters of the joint that is fitted to these rows, so of the tree that they pick."""
+        sizes = check_data(x, self.num_states)[1]
+        picks = self.joint is ChowLiuTree and "parents" not in self.structure
+        return self.joint.from_data(x, num_states=sizes).num_parameters if picks else self.num_parameters(sizes)
 
     def log_evidences(self, x: Tensor) -> Tensor:
         """Log evidence of each strength, `(S,)`, in nats."""
@@ -186,25 +195,37 @@ class NeuralModel:
         make: Makes a fresh family, for instance `lambda: par.NADE(16, hidden=32)`.
         options: Of `par.fit`, for instance `{"epochs": 100}`.
         seed: Of the initial weights.
+        num_states: Of each variable, where the family's `Categorical` output has more than some of them: the impossible states get
+            probability zero, and their weights are not counted. None: every variable has all states of the output.
     """
 
     make: Callable[[], Family]
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    num_states: Sequence[int] | None = None
 
     def fit(self, x: Tensor) -> Joint:
         """The joint of the best weights."""
         from pyro_ar.training import fit  # brings Lightning, which only neural models need
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            family = self.make()
+        family = self.family()
         fit(family, x, **{"progress": False, "seed": self.seed, **self.options})
         return freeze(family())
 
     def num_parameters(self, num_states: Sequence[int]) -> int:
+        return self.family().num_parameters
+
+    def family(self) -> Family:
+        """A fresh family, over the states that each variable has."""
         with torch.random.fork_rng(devices=[]):
-            return self.make().num_parameters
+            torch.manual_seed(self.seed)
+            family = self.make()
+        if self.num_states is None or set(self.num_states) == {family.output.num_states}:
+            return family
+        restricted = object.__new__(type(family))  # so that it trains as its class does
+        net: Any = family.net
+        Family.__init__(restricted, OwnStates(net, self.num_states), family.output, order=family.order)
+        return restricted
 
 
 def freeze(joint: Joint) -> Joint:

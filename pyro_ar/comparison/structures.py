@@ -72,6 +72,8 @@ class StructurePosterior:
 def structure_posterior(x: Tensor, models: Mapping[str, TableModel] | None = None, prior: Mapping[str, float] | None = None) -> StructurePosterior:
     r"""p(structure | rows) over table models, exact; trees are summed over *all* trees.
 
+    Two names of one class (over n variables the chain of order n - 1 is the full table) have equal evidence, and so count twice.
+
     Args:
         x: `(N, n)` states.
         models: Candidates by name; `table_models` of these rows by default.

@@ -16,9 +16,11 @@ from pyro.optim import Adam
 
 from pyro_ar import arviz_bridge
 from pyro_ar.arviz_bridge import group_of
+from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import (
     TableModel,
     arviz_comparison,
+    compare,
     guide_draws,
     loo,
     model_log_likelihood,
@@ -28,8 +30,9 @@ from pyro_ar.comparison import (
     to_inference_data,
 )
 from pyro_ar.comparison.predictive import Loo
+from pyro_ar.families import FVSBN
 from pyro_ar.mixture import Mixture
-from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
+from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 N, D = 30, 4
 
@@ -58,6 +61,7 @@ def test_draws_of_nuts():
     by_joint = to_inference_data(mcmc, x, likelihood=likelihood)
     by_model = to_inference_data(mcmc, x, model=coins)
     expected = likelihood({"w": mcmc.get_samples()["w"].unsqueeze(1)}).log_prob(x)
+    assert arviz_bridge.drawn_by(by_model) == "NUTS"
     for data in (by_joint, by_model):
         np.testing.assert_allclose(group_of(data, "log_likelihood")["x"][0], expected.numpy(), rtol=1e-5)
         assert group_of(data, "posterior")["w"].shape == (1, 60, D)
@@ -78,6 +82,7 @@ def test_draws_of_guides(guide):
     w = torch.as_tensor(group_of(data, "posterior")["w"][0])
     expected = likelihood({"w": w.unsqueeze(1)}).log_prob(x)
     np.testing.assert_allclose(group_of(data, "log_likelihood")["x"][0], expected.numpy(), rtol=1e-5)
+    assert loo(data).method == f"PSIS-LOO ({type(guide).__name__}, approximate)"
 
 
 def test_point_estimates_are_refused():
@@ -249,7 +254,8 @@ bridge = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bridge)
 warnings.simplefilter("error")
 saved = np.load(sys.argv[2])
-data = bridge.to_arviz({"posterior": {"w": saved["w"]}, "log_likelihood": {"x": saved["log_p"]}, "observed_data": {"x": saved["x"]}})
+data = bridge.to_arviz({"posterior": {"w": saved["w"]}, "log_likelihood": {"x": saved["log_p"]}, "observed_data": {"x": saved["x"]}}, "NUTS")
+assert bridge.drawn_by(data) == "NUTS"
 found = bridge.psis_loo(data)
 print(found.elpd, found.error, found.p, found.pareto_k.max(), len(found.pointwise), bridge.group_of(data, "observed_data")["x"].shape[0],
       bridge.diagnostics(data)["r_hat"].max(), len(bridge.compare_table({"a": data, "b": data})))
@@ -292,3 +298,48 @@ def test_refits_must_make_one_joint():
     with pytest.raises(ValueError, match="refit must return one joint without batch"):
         refit_bad(found, x, lambda x: FullyIndependent(torch.zeros(3, D, 2)))
     assert refit_bad(found._replace(method="PSIS-LOO (NUTS)"), x, FullyIndependent.from_data, limit=1).method == "PSIS-LOO (NUTS), 1 refits"
+
+
+def test_posteriors_are_scored_on_the_cells_they_were_fitted_to():
+    """Of other cells the importance weights would take out what no row put in."""
+    x, visible = rows(), torch.rand(N, D) < 0.7
+    tables = FullyIndependent.posterior(x, equivalent_sample_size=1.0)
+    refusal = r"scored on the cells it was conditioned on.*differs in \d+ of 120 cells"
+    with pytest.raises(ValueError, match=refusal):
+        to_inference_data(tables, x, visible)
+    whole = to_inference_data(tables, x, torch.ones(D).bool(), num_draws=20)  # all is seen: the same as None
+    assert arviz_bridge.drawn_by(whole) == "exact posterior"
+    posterior = Bayesian(FVSBN(D)).fit(x.masked_fill(~visible, math.nan), visible, method="laplace", num_draws=20, num_chains=1, steps=20)
+    data = to_inference_data(posterior, x.masked_fill(~visible, math.nan))
+    assert arviz_bridge.drawn_by(data) == "Laplace, approximate"
+    np.testing.assert_array_equal(np.isnan(group_of(data, "observed_data")["x"]), ~visible.numpy())
+    expected = posterior.joint.marginal(visible[:, None, None]).log_prob(x[:, None, None]).permute(1, 2, 0)
+    np.testing.assert_allclose(group_of(data, "log_likelihood")["x"], expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(group_of(to_inference_data(posterior, x.masked_fill(~visible, math.nan), visible), "log_likelihood")["x"],
+                                  group_of(data, "log_likelihood")["x"])
+    with pytest.raises(ValueError, match=refusal):
+        to_inference_data(posterior, x.masked_fill(~visible, math.nan), torch.ones_like(visible))
+    for bad in (visible.float(), visible[:, :2], visible[None]):
+        with pytest.raises(ValueError, match="visible must"):
+            to_inference_data(posterior, x.masked_fill(~visible, math.nan), bad)
+
+
+def test_a_tree_picked_from_the_rows_is_said_to_be():
+    """Its score is flattered; the mean over all trees is not. A tree from elsewhere is as good as any table."""
+    x = rows(12)
+    picked = ChowLiuTree.posterior(x, equivalent_sample_size=1.0)
+    assert "tree that these rows pick" in loo(to_inference_data(picked, x, num_draws=50)).method
+    star = [(), *[(0,)] * (D - 1)]
+    other = star if [tuple(p) for p in ChowLiuTree.from_data(x)._structure["parents"]] != star else [(), (0,), (1,), (2,)]
+    assert loo(to_inference_data(ChowLiuTree.posterior(x, equivalent_sample_size=1.0, parents=other), x, num_draws=50)).method == "PSIS-LOO (exact posterior)"
+    said = str(compare({"picked": to_inference_data(picked, x, num_draws=50), "all": TableModel(ChowLiuTree)}, x))
+    assert "Every row took part in picking the tree of picked" in said
+
+
+def test_draws_without_a_source_say_so():
+    x = rows()
+    draws = FullyIndependent(torch.randn(20, D, 2))
+    assert loo(to_inference_data(draws, x)).method == "PSIS-LOO (draws as given)"
+    assert loo(to_inference_data(draws, x, how="Gibbs")).method == "PSIS-LOO (Gibbs)"
+    no_posterior = {"log_likelihood": {"x": np.random.default_rng(0).normal(size=(1, 9, 4))}}
+    assert arviz_bridge.drawn_by(arviz_bridge.to_arviz(no_posterior)) is None

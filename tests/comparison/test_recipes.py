@@ -10,6 +10,7 @@ from pyro_ar.comparison import NeuralModel, TableModel, chain_over, table_models
 from pyro_ar.comparison.recipes import fit_recipe
 from pyro_ar.families import FVSBN
 from pyro_ar.mixture import Mixture
+from pyro_ar.outputs import Categorical
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 SIZES = (2, 3, 2, 2)
@@ -44,6 +45,20 @@ def test_evidence_is_the_product_of_one_step_predictions(strength):
         model = model.with_states(SIZES)
         steps = [model.fit(x[:i].double()).log_prob(x[i]).item() for i in range(1, len(x))]
         assert model.log_evidence(x).item() == pytest.approx(model.log_evidence(x[:1]).item() + sum(steps), abs=1e-5), name
+
+
+@pytest.mark.parametrize("strength", PRIORS.values(), ids=PRIORS)
+def test_evidences_of_all_data_sets_sum_to_one(strength):
+    """By brute force: all 64 data sets of three rows over two variables with an order among rows, and 144 of two rows over three."""
+    for sizes, count in (((2, 2), 3), ((2, 3, 2), 2)):
+        row = torch.cartesian_prod(*map(torch.arange, sizes))
+        every = [row[list(which)] for which in itertools.product(range(len(row)), repeat=count)]
+        models = table_models(sizes, strength)
+        if strength == 1.0:
+            models |= {"K2 chain": TableModel(MarkovChain, concentration=0.7), "K2 table": TableModel(FullTable, concentration=0.7)}
+        for name, model in models.items():
+            total = sum(model.with_states(sizes).log_evidence(x).exp().item() for x in every)
+            assert total == pytest.approx(1, abs=1e-9), name
 
 
 def test_scores_of_other_code():
@@ -152,7 +167,42 @@ def test_a_neural_model_is_fitted():
     torch.testing.assert_close(joint.log_prob(x), model.fit(x).log_prob(x))
 
 
+def test_a_tree_counts_the_parameters_of_the_one_picked():
+    x = rows(200)  # x_3 copies x_0, all else is free
+    tree = ChowLiuTree.from_data(x, num_states=SIZES)
+    assert TableModel(ChowLiuTree, num_states=SIZES).parameters_of(x) == tree.num_parameters
+    odd = torch.stack([x[:, 1], x[:, 0], x[:, 1], x[:, 2]], -1)
+    tree = TableModel(ChowLiuTree)
+    assert tree.parameters_of(odd) != tree.num_parameters((3, 2, 3, 2))  # 3 states stand beside 3, not between
+    assert TableModel(MarkovChain).parameters_of(x) == TableModel(MarkovChain).num_parameters(SIZES)
+
+
 def test_chains_over_orders():
     x = MarkovChain(torch.zeros(2), 2 * torch.eye(2).expand(3, 2, 2)).sample((50,))
     assert chain_over((0, 1, 2, 3), 2).log_evidence(x).item() == pytest.approx(
         TableModel(MarkovChain, structure={"order": 2}).log_evidence(x).item())
+
+
+def test_a_chain_of_order_two_begins_with_one_table():
+    """With a concentration per cell its first two variables share a Dirichlet over their 4 joint states; a net has one for each table."""
+    x = torch.tensor([[0, 0, 1], [1, 1, 0], [0, 1, 1], [0, 0, 0]])
+    last = TableModel(BayesNet, concentration=0.7, num_states=2, structure={"parents": ((), (), (0, 1))}).log_evidence(x)
+    last = last - TableModel(FullyIndependent, concentration=0.7, num_states=2).log_evidence(x[:, :2])
+    pair = TableModel(FullTable, concentration=0.7, num_states=2).log_evidence(x[:, :2])
+    chain = TableModel(MarkovChain, concentration=0.7, num_states=2, structure={"order": 2}).log_evidence(x)
+    assert chain.item() == pytest.approx((pair + last).item())
+    net = TableModel(BayesNet, concentration=0.7, num_states=2, structure={"parents": ((), (0,), (0, 1))}).log_evidence(x)
+    assert abs(chain.item() - net.item()) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")  # Lightning's
+def test_a_neural_model_knows_its_states():
+    x = torch.stack([torch.randint(0, 2, (60,)), torch.randint(0, 4, (60,))], -1).float()
+    model = NeuralModel(lambda: FVSBN(2, Categorical(4)), {"epochs": 2}, num_states=(2, 4))
+    assert model.num_parameters(()) == 1 + 3 * 2
+    assert NeuralModel(lambda: FVSBN(2, Categorical(4)), num_states=(4, 4)).num_parameters(()) == FVSBN(2, Categorical(4)).num_parameters
+    joint = model.fit(x)
+    assert joint.num_states == (2, 4)
+    assert joint.log_prob(torch.cartesian_prod(torch.arange(2.0), torch.arange(4.0))).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="takes no order"):
+        NeuralModel(lambda: FVSBN(2, Categorical(4), order=[1, 0]), {"epochs": 1}, num_states=(2, 4)).fit(x)
