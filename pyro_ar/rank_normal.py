@@ -58,7 +58,7 @@ class RankNormal(Transform):
         self._slopes = torch.cat([steep[..., :1], wide, steep[..., -1:]], -1)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, smoothing: float = 0.6, max_points: int = 64) -> "RankNormal":
+    def from_data(cls, x: Tensor, *, smoothing: float = 0.6, max_points: int = 64, visible: Tensor | None = None) -> "RankNormal":
         r"""Scores :math:`\Phi^{-1}(u)` with :math:`u = (F(x) + a\,G(x)) / (1 + a)`.
 
         F is the mid-rank among the rows (share below, plus half the share of ties) and G the uniform distribution over the range of the cell.
@@ -69,16 +69,29 @@ class RankNormal(Transform):
             x: Rows `(N, *event)`; of more than 10,000, evenly spaced ones are used.
             smoothing: a, more than 0: how many rows G is worth, as a share of N.
             max_points: Most points of the spline in each cell, at least 2.
+            visible: bool, `(N, *event)`; True = seen. Ranks are then those among the visible values of each cell.
 
         Raises:
-            ValueError: No rows, NaN, or options out of range.
+            ValueError: No rows, NaN, options out of range, or a cell without visible values.
         """
-        require(x.ndim >= 2 and x.numel() > 0 and bool(x.isfinite().all()), "data must be finite rows (N, *event)", x)
+        seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible
+        require(seen.shape == x.shape and seen.dtype == torch.bool, "visible must be bool, of the shape of the data", seen)
+        finite = x.ndim >= 2 and x.numel() > 0 and bool((x.isfinite() | ~seen).all())
+        require(finite, "data must be finite rows (N, *event)", x)
         require(smoothing > 0, "smoothing must be more than 0", smoothing)
         require(max_points >= 2, "max_points must be 2 or more", max_points)
         x = x if x.is_floating_point() else x.double()
-        columns = x[::-(-len(x) // MAX_ROWS)].double().flatten(1).T.contiguous().sort(-1).values
-        levels = columns.unique()
+        step = -(-len(x) // MAX_ROWS)
+        rows = x[::step].double().flatten(1).T.contiguous()
+        if visible is None:
+            columns = list(rows.sort(-1).values)
+            levels = rows.unique()
+        else:
+            mine = seen[::step].flatten(1).T
+            never = (~mine.any(-1)).nonzero().flatten().tolist()
+            require(not never, "every cell must be visible in some row (leave out a cell that is never seen)", f"cells {never} hidden")
+            columns = [row[m].sort().values for row, m in zip(rows, mine, strict=True)]
+            levels = rows[mine].unique()
         shared = levels if 2 <= len(levels) <= max_points else None
         points = [shared if shared is not None else _points(column, max_points) for column in columns]
         scores = [_scores(column, p, smoothing) for column, p in zip(columns, points, strict=True)]

@@ -20,7 +20,7 @@ from torch import Generator, Size, Tensor
 from pyro_ar.checks import require
 
 __all__ = [
-    "border", "check_visible", "half", "patch", "random", "stripes",
+    "border", "check_visible", "half", "partly_seen", "patch", "random", "stripes",
 ]
 
 
@@ -37,6 +37,22 @@ def check_visible(visible: Tensor, event_shape: Size) -> Tensor:
     fits = all(a in (1, b) for a, b in zip(reversed(right), reversed(event_shape), strict=False))
     require(fits, wanted, visible)
     return visible.expand(left + event_shape)
+
+
+def partly_seen(x: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Rows `(N, *event)` with zeros where hidden, and their patterns written out; None where nothing is hidden.
+
+    Raises:
+        ValueError: `x` holds no rows, or `visible` does not broadcast to them.
+    """
+    if visible is None:
+        return x, None
+    require(isinstance(x, Tensor) and x.ndim >= 2 and x.numel() > 0, "data must be rows of shape (N, *event)", x)
+    seen = check_visible(visible, x.shape[1:])
+    left = seen.shape[:seen.ndim - x.ndim + 1]
+    require(left in ((), (1,), (len(x),)), f"visible must have one pattern, or one for each of the {len(x)} rows", visible)
+    seen = seen.to(x.device).expand(x.shape)
+    return (x, None) if bool(seen.all()) else (torch.where(seen, x, 0), seen)
 
 
 def random(event_shape: int | Sequence[int], fraction: float, rows: int | None = None,

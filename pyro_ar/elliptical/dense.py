@@ -230,6 +230,7 @@ def covariance_from(x: Tensor, weights: Tensor, shrinkage: float) -> tuple[Tenso
         # The mean of a constant is not quite the constant: rounding must not pass for variance.
         centred = torch.where(centred.abs() <= 8 * torch.finfo(x.dtype).eps * loc.abs(), 0, centred)
         covariance = (centred * w[:, None]).T @ centred
+        covariance = (covariance + covariance.mT) / 2  # rounding of a product of single precision is not symmetric
         spread = covariance.diagonal().mean()
         covariances.append((1 - shrinkage) * covariance + shrinkage * spread * torch.eye(x.shape[1]).to(x))
         locs.append(loc)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from pyro_ar.elliptical.base import NormalRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
+from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.visible import partly_seen
 
 __all__ = ["Gaussian"]
 
@@ -58,15 +60,30 @@ class Gaussian(NormalRadius, Dense):
         return self.count_parameters(self.event_shape[0])
 
     @classmethod
-    def from_data(cls, x: Tensor, *, weights: Tensor | None = None, shrinkage: float = 0.0) -> Self:
+    def from_data(cls, x: Tensor, *, weights: Tensor | None = None, shrinkage: float = 0.0, visible: Tensor | None = None,
+                  em_steps: int = 100) -> Self:
         r"""Maximum likelihood mean and covariance S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`.
+
+        Hidden cells are integrated out by EM, in which :math:`\mathrm{tr}(S)/D` is the mean variance of the visible values: no step lowers
+        the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
             x: `(N, D)`.
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
             shrinkage: a, from 0 to 1; more than 0 is needed with constant features or few rows.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            em_steps: Most steps of EM; fewer where the rows gain less than 1e-6 nats each. 0: the means and variances of the visible
+                values, cells uncorrelated.
 
         Raises:
-            ValueError: Wrong shapes, NaN, no weight, or a covariance that is singular without shrinkage.
+            ValueError: Wrong shapes, NaN, no weight, a cell without visible values, or a covariance that is singular
+                without shrinkage.
+
+        Source:
+            Little, Rubin (2019), *Statistical Analysis with Missing Data*, section 11.2.
         """
-        return cls(*covariance_from(*moments(x, weights), shrinkage))
+        x, seen = partly_seen(x, visible)
+        x, weights = moments(x, weights)
+        if seen is None:
+            return cls(*covariance_from(x, weights, shrinkage))
+        return cls(*fit_incomplete(x, seen, weights, shrinkage=shrinkage, em_steps=em_steps))

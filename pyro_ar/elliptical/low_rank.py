@@ -17,6 +17,7 @@ from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
 from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
+from pyro_ar.visible import partly_seen
 
 __all__ = ["LowRankGaussian", "LowRankStudentT"]
 
@@ -201,7 +202,8 @@ class LowRankGaussian(NormalRadius, _LowRank):
         return self.count_parameters(self.event_shape[0], self.rank)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int = 0) -> Self:
+    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int = 0,
+                  visible: Tensor | None = None) -> Self:
         r"""The leading eigenvectors of the shrunk covariance S, and a diagonal that keeps the variance of each cell.
 
         Args:
@@ -210,13 +212,15 @@ class LowRankGaussian(NormalRadius, _LowRank):
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
             shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
             em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage).
+            visible: Must be None or all True: only full matrices are fitted to rows with hidden cells.
 
         Raises:
-            ValueError: Wrong shapes, NaN, no weight, or constant cells without shrinkage.
+            ValueError: Wrong shapes, NaN, no weight, hidden cells, or constant cells without shrinkage.
 
         Source:
             Tipping, Bishop (1999), *Probabilistic principal component analysis*, JRSS B 61; EM: Rubin, Thayer (1982).
         """
+        _refuse_hidden(cls.__name__, x, visible)
         loc, covariance = covariance_from(*moments(x, weights), shrinkage)
         return cls(loc, *low_rank_of(covariance, rank, em_steps=em_steps))
 
@@ -257,15 +261,21 @@ class LowRankStudentT(StudentRadius, _LowRank):
 
     @classmethod
     def from_data(cls, x: Tensor, *, rank: int, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
-                  em_steps: int = 0) -> Self:
+                  em_steps: int = 0, visible: Tensor | None = None) -> Self:
         r"""As `LowRankGaussian.from_data`, times :math:`(\nu - 2)/\nu`, so that the covariance is matched.
 
         Raises:
             ValueError: As there; or `df` not more than 2.
         """
         require(df > 2, "df must be more than 2, for a covariance to match", df)
+        _refuse_hidden(cls.__name__, x, visible)
         loc, covariance = covariance_from(*moments(x, weights), shrinkage)
         return cls(df, loc, *low_rank_of(covariance * ((df - 2) / df), rank, em_steps=em_steps))
+
+
+def _refuse_hidden(name: str, x: Tensor, visible: Tensor | None) -> None:
+    require(partly_seen(x, visible)[1] is None, f"{name}.from_data wants complete rows; Gaussian and StudentT, with full matrices, take "
+            "hidden cells; or fill them", visible)
 
 
 def _count(num_features: int, rank: int) -> int:

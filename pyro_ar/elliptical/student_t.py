@@ -10,6 +10,8 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import StudentRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
+from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.visible import partly_seen
 
 __all__ = ["StudentT"]
 
@@ -68,31 +70,41 @@ class StudentT(StudentRadius, Dense):
 
     @classmethod
     def from_data(cls, x: Tensor, *, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
-                  em_steps: int = 0) -> Self:
+                  visible: Tensor | None = None, em_steps: int | None = None) -> Self:
         r"""Mean, and scale matrix :math:`(\nu - 2)/\nu` times the shrunk covariance S; then EM where asked.
 
         The closed form matches the first two moments. Each EM step weighs row i by :math:`(\nu + D)/(\nu + q_i)`, so
         that outliers count less, and raises the likelihood (without shrinkage).
+
+        Hidden cells are integrated out by the same EM, with :math:`(\nu + |v|)/(\nu + q_v)` of what a row shows. Its :math:`\mathrm{tr}(S)/D` is
+        that of the start, the variances of the visible values: no step lowers the log-likelihood, penalised by the shrinkage.
 
         Args:
             x: `(N, D)`.
             df: Degrees of freedom, kept; more than 2 for the closed form.
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
             shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
-            em_steps: Steps of EM after the closed form, 0 or more.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            em_steps: Steps of EM after the closed form, 0 or more. None: none for complete rows; with hidden cells
+                at most 100, fewer where the rows gain less than 1e-6 nats each.
 
         Raises:
-            ValueError: Wrong shapes, NaN, no weight, or a covariance that is singular without shrinkage.
+            ValueError: Wrong shapes, NaN, no weight, a cell without visible values, or a covariance that is singular
+                without shrinkage.
 
         Source:
             Liu, Rubin (1995), *ML estimation of the t distribution using EM and its extensions*, Statistica Sinica 5.
         """
         require(df > 2, "df must be more than 2, for a covariance to match", df)
-        require(em_steps >= 0, "em_steps must be 0 or more", em_steps)
+        require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
+        x, seen = partly_seen(x, visible)
         x, weights = moments(x, weights)
+        if seen is not None:
+            steps = 100 if em_steps is None else em_steps
+            return cls(df, *fit_incomplete(x, seen, weights, shrinkage=shrinkage, em_steps=steps, df=df))
         loc, covariance = covariance_from(x, weights, shrinkage)
         joint = cls(df, loc, covariance * ((df - 2) / df))
-        for _ in range(em_steps):
+        for _ in range(em_steps or 0):
             q, _ = joint._whole(x.reshape(len(x), *[1] * (weights.ndim - 1), x.shape[1]))
             pull = weights * ((df + x.shape[1]) / (df + q)).movedim(0, -1)
             loc, scale = covariance_from(x, pull / pull.sum(-1, keepdim=True), shrinkage)

@@ -22,8 +22,11 @@ from pyro_ar.tables.counts import (
     concentration_of,
     count_block,
     log_evidence_of,
+    relative,
 )
 from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
+from pyro_ar.tables.incomplete import expected_counts
+from pyro_ar.visible import partly_seen
 
 __all__ = ["TableJoint", "TablePosterior"]
 
@@ -108,11 +111,16 @@ class TableJoint(Joint, abc.ABC):
 
     @classmethod
     def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
-                  weights: Tensor | None = None, **structure: Any) -> Self:
+                  weights: Tensor | None = None, visible: Tensor | None = None, em_steps: int = 100,
+                  **structure: Any) -> Self:
         r"""Closed-form fit: relative counts with `pseudocount` added to every cell.
 
         With `pseudocount=0` it is the maximum likelihood; parent states never seen get a
         uniform conditional.
+
+        Hidden cells are summed out by EM: counts become expected counts, and no step lowers the log-likelihood
+        of the visible cells plus `pseudocount` times the sum of the log tables. The start counts, for each table, the rows that show all its variables.
+        The maximum is a local one. Cells must be hidden at random (given what is visible).
 
         Args:
             x: `(N, n)` states, integer or floating.
@@ -120,23 +128,29 @@ class TableJoint(Joint, abc.ABC):
             num_states: For all variables or for each; by default the largest state seen plus one.
             weights: `(*B, N)`, 0 or more: one joint per batch entry, from weighted rows
                 (one-hot classes, or responsibilities).
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            em_steps: Most steps of EM; fewer where the rows gain less than 1e-6 nats each. 0: the start.
             structure: What the class needs besides: `order` of a `MarkovChain`, `parents` of a `BayesNet`.
 
         Raises:
             ValueError: `x` is not rows of states, or the other arguments do not fit it.
         """
         require(math.isfinite(pseudocount) and pseudocount >= 0, "pseudocount must be 0 or more", pseudocount)
+        require(em_steps >= 0, "em_steps must be 0 or more", em_steps)
+        x, seen = partly_seen(x, visible)
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        logits = []
-        for block in cls._layout(sizes, structure):
-            table = block_counts(block, states, sizes, weights) + pseudocount
-            inner = tuple(range(-len(block.children), 0))
-            total = table.sum(inner, keepdim=True)
-            table = torch.where(total > 0, table, 1.0)
-            logits.append((table / table.sum(inner, keepdim=True)).log().to(dtype))
-        return cls._from_logits(logits, sizes, **structure)
+        blocks = cls._layout(sizes, structure)
+
+        def joint_of(counts: list[Tensor], dtype: torch.dtype) -> Any:
+            pairs = zip(counts, blocks, strict=True)
+            logits = [relative(table + pseudocount, block).log().to(dtype) for table, block in pairs]
+            return cls._from_logits(logits, sizes, **structure)
+
+        if seen is None:
+            return joint_of([block_counts(block, states, sizes, weights) for block in blocks], dtype)
+        return joint_of(expected_counts(joint_of, blocks, states, seen, sizes, weights, pseudocount, em_steps), dtype)
 
     @classmethod
     def log_evidence(cls, x: Tensor, *, concentration: float | None = None,

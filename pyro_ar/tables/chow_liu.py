@@ -13,6 +13,7 @@ from pyro_ar.checks import require
 from pyro_ar.tables.base import TablePosterior
 from pyro_ar.tables.bayes_net import BayesNet
 from pyro_ar.tables.counts import Block, block_counts, check_data, check_weights, concentration_of, log_evidence_of
+from pyro_ar.visible import partly_seen
 
 __all__ = ["ChowLiuTree"]
 
@@ -24,6 +25,9 @@ class ChowLiuTree(BayesNet):
     informations. With weights of several batch entries (classes) all share the tree that
     maximises their summed likelihood, the tree-augmented naive Bayes of Friedman et al. (1997);
     fit one `ChowLiuTree` per class for trees of their own.
+
+    Of rows with hidden cells, each mutual information is that of the rows which show both variables, times all rows; the tree stays,
+    and EM fills its tables.
 
     Shapes:
         As `BayesNet`.
@@ -45,13 +49,16 @@ class ChowLiuTree(BayesNet):
 
     @classmethod
     def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
-                  weights: Tensor | None = None, **structure: Any) -> Self:
+                  weights: Tensor | None = None, visible: Tensor | None = None, em_steps: int = 100,
+                  **structure: Any) -> Self:
+        x, seen = partly_seen(x, visible)
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         parents = structure.get("parents")
         if parents is None:
-            parents = _best_tree(states, sizes, weights)
-        return super().from_data(x, pseudocount=pseudocount, num_states=sizes, weights=weights, parents=parents)
+            parents = _best_tree(states, sizes, weights, seen)
+        return super().from_data(x, pseudocount=pseudocount, num_states=sizes, weights=weights, visible=seen, em_steps=em_steps,
+                                 parents=parents)
 
     @classmethod
     def posterior(cls, x: Tensor, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
@@ -118,9 +125,10 @@ def log_spanning_trees(edge: Tensor) -> Tensor:
     return total
 
 
-def _best_tree(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None) -> list[tuple[int, ...]]:
+def _best_tree(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None,
+               visible: Tensor | None = None) -> list[tuple[int, ...]]:
     """Prim's algorithm on the (summed) mutual informations, rooted at variable 0; ties to the lowest number."""
-    information = _mutual_information(states, sizes, weights)
+    information = _mutual_information(states, sizes, weights, visible)
     n = len(sizes)
     parents: list[tuple[int, ...]] = [()] * n
     best = information[0].clone()
@@ -136,16 +144,24 @@ def _best_tree(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None) -
     return parents
 
 
-def _mutual_information(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None) -> Tensor:
+def _mutual_information(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None,
+                        visible: Tensor | None = None) -> Tensor:
     """`(n, n)` float64 on the CPU, in nats times rows, summed over the batch of weights."""
     n, most = len(sizes), max(sizes)
-    onehot = torch.nn.functional.one_hot(states, most).double().flatten(1)  # (N, n K)
+    tiny = torch.finfo(torch.float64).tiny
+    onehot = torch.nn.functional.one_hot(states, most).double()
+    onehot = (onehot if visible is None else onehot * visible.unsqueeze(-1)).flatten(1)  # (N, n K)
     w = torch.ones(1, len(states), dtype=torch.float64, device=states.device) if weights is None else weights.double().reshape(-1, len(states))
     total = torch.zeros(n, n, dtype=torch.float64, device=states.device)
     for row in w:
         pairs = (onehot * row[:, None]).T @ onehot
         single = pairs.diagonal()
-        outer = single[:, None] * single[None, :] / row.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        terms = torch.where(pairs > 0, pairs * (pairs / outer.clamp(min=torch.finfo(torch.float64).tiny)).log(), 0.0)
-        total += terms.reshape(n, most, n, most).sum((1, 3))
+        outer, share = single[:, None] * single[None, :] / row.sum().clamp(min=tiny), torch.ones_like(total)
+        if visible is not None:  # each pair by the rows that show both
+            table = pairs.reshape(n, most, n, most)
+            both = table.sum((1, 3)).clamp(min=tiny)
+            outer = (table.sum(3, keepdim=True) * table.sum(1, keepdim=True) / both[:, None, :, None]).reshape(pairs.shape)
+            share = row.sum() / both
+        terms = torch.where(pairs > 0, pairs * (pairs / outer.clamp(min=tiny)).log(), 0.0)
+        total += terms.reshape(n, most, n, most).sum((1, 3)) * share
     return total.cpu()

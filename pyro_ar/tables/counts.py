@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 
-__all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of"]
+__all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of",
+           "relative"]
 
 
 MAX_CELLS = 2**27  # of one table of counts: 1 GiB
@@ -98,6 +99,13 @@ def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weight
         return torch.bincount(flat, minlength=math.prod(sizes)).double().reshape(sizes)
     counts = torch.zeros(*weights.shape[:-1], math.prod(sizes), dtype=torch.float64, device=states.device)
     return counts.index_add(-1, flat, weights.double()).reshape(*weights.shape[:-1], *sizes)
+
+
+def relative(table: Tensor, block: Block) -> Tensor:
+    """The conditional probabilities of counts `(*B, *K_parents, *K_children)`; uniform where nothing was counted."""
+    inner = tuple(range(-len(block.children), 0))
+    table = torch.where(table.sum(inner, keepdim=True) > 0, table, 1.0)
+    return table / table.sum(inner, keepdim=True)
 
 
 def concentration_of(block: Block, num_states: Sequence[int], concentration: float | None,

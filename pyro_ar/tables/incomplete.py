@@ -1,0 +1,97 @@
+r"""Counts of rows with hidden cells: expectation-maximisation, the same for every table joint.
+
+The expected count of a joint state of one factor's variables is the gradient of log p(x_visible) with respect to the log of that
+factor's entry, so elimination, run backwards once, counts for chains, trees, nets and full tables alike.
+
+Dempster, Laird, Rubin (1977), *Maximum likelihood from incomplete data via the EM algorithm*, JRSS B 39.
+"""
+
+import math
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from torch import Tensor
+
+from pyro_ar.tables.counts import Block, block_counts, relative
+from pyro_ar.tables.elimination import evidence, forward, log_total, make_plan
+
+if TYPE_CHECKING:
+    from pyro_ar.tables.base import TableJoint
+
+__all__ = ["expected_counts"]
+
+MAX_WORK = 2**22  # cells x rows of one elimination, whose every step is kept for the way back
+TOLERANCE = 1e-6  # nats per row
+
+
+def expected_counts(joint_of: Callable[[list[Tensor], torch.dtype], "TableJoint"], blocks: Sequence[Block], states: Tensor,
+                    visible: Tensor, num_states: Sequence[int], weights: Tensor | None, pseudocount: float,
+                    em_steps: int) -> list[Tensor]:
+    """Counts of each block, `(*B, *K_parents, *K_children)`, hidden cells in expectation under the joint that EM finds.
+
+    Args:
+        joint_of: From counts to the joint, the pseudocount added.
+        blocks: The conditional tables.
+        states: `(N, n)`, int64, anything where hidden.
+        visible: `(N, n)`.
+        num_states: Per variable.
+        weights: `(*B, N)`; None counts each row once. Every batch entry has an EM of its own.
+        pseudocount: Added to every cell, 0 or more.
+        em_steps: Most steps.
+    """
+    batch = () if weights is None else weights.shape[:-1]
+    every = states.new_ones(1, len(states)).double() if weights is None else weights.double().reshape(-1, len(states))
+    entries = []
+    for w in every:
+        mine = w > 0
+        x, seen, w = states[mine], visible[mine], w[mine]
+        counts = [_available(block, x, seen, num_states, w, pseudocount) for block in blocks]
+        best = -math.inf
+        for _ in range(em_steps):
+            prior = _log_prior(counts, blocks, pseudocount)
+            counts, score = _expect(joint_of(counts, torch.float64), blocks, x, seen, w)
+            score += prior
+            if score - best <= TOLERANCE * float(w.sum()):
+                break
+            best = score
+        entries.append(counts)
+    return [torch.stack(tables).reshape(*batch, *tables[0].shape) for tables in zip(*entries, strict=True)]
+
+
+def _available(block: Block, states: Tensor, visible: Tensor, num_states: Sequence[int], weights: Tensor,
+               pseudocount: float) -> Tensor:
+    """Counts of the rows that show the whole block; never zero in all, for EM cannot leave a zero."""
+    scope = [*block.parents, *block.children]
+    counts = block_counts(block, states, num_states, weights * visible[:, scope].all(1))
+    return counts if pseudocount > 0 else counts + 1 / counts.numel()
+
+
+def _expect(joint: "TableJoint", blocks: Sequence[Block], states: Tensor, visible: Tensor,
+            weights: Tensor) -> tuple[list[Tensor], float]:
+    """Expected counts under `joint`, and the log-likelihood of the visible cells."""
+    scopes, sizes = joint._scopes, joint.num_states
+    plan = make_plan(scopes, sizes)
+    leaves = [table.detach().requires_grad_() for table in joint._factors()]
+    total = 0.0
+    with torch.enable_grad():
+        for turn in torch.arange(len(states), device=states.device).split(max(1, MAX_WORK // (plan.cells * len(sizes)))):
+            x, seen = states[turn].double(), visible[turn]
+            answer = log_total(plan, [(t.exp(), s) for t, s in zip(leaves, scopes, strict=True)],
+                               evidence(x, seen, sizes, logs=False))
+            if answer is None:
+                answer, _ = forward(plan, list(zip(leaves, scopes, strict=True)), evidence(x, seen, sizes))
+            score = (answer * weights[turn]).sum()
+            score.backward()
+            total += float(score.detach())
+    counts = {scope: torch.zeros_like(t) if t.grad is None else t.grad for scope, t in zip(scopes, leaves, strict=True)}
+    return [counts[*block.parents, *block.children] for block in blocks], total
+
+
+def _log_prior(counts: list[Tensor], blocks: Sequence[Block], pseudocount: float) -> float:
+    """`pseudocount` times the sum of the logs of the tables: Dirichlet priors up to a constant."""
+    if pseudocount == 0:
+        return 0.0
+    return pseudocount * sum(float(relative(t + pseudocount, b).log().sum()) for t, b in zip(counts, blocks, strict=True))
