@@ -6,11 +6,21 @@ from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.bayesian import Bayesian, Posterior
 from pyro_ar.checks import IntractableError
 from pyro_ar.classify import (
+    Decision,
     DiscriminantAnalysis,
     GenerativeClassifier,
     LogisticRegression,
+    Looks,
+    MixtureChainClassifier,
     MixtureDiscriminantAnalysis,
+    Plausibility,
+    RiskCoverage,
+    SemiSupervised,
     TemperatureScaled,
+    decide,
+    information_gain,
+    reveal,
+    risk_coverage,
 )
 from pyro_ar.comparison import (
     Comparison,
@@ -44,22 +54,24 @@ from pyro_ar.estimate import estimate_log_marginal
 from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
 from pyro_ar.joint import Given, Joint, Marginal
 from pyro_ar.mixture import Mixture
+from pyro_ar.mixture_chain import MixtureChain
 from pyro_ar.rank_normal import RankNormal
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
 from pyro_ar.training import Fit, fit, load, save
 from pyro_ar.transformed import Transformed
 
 __all__ = [
-    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "Difference", "DiscriminantAnalysis",
-    "Evidence", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier",
-    "Given", "IntractableError", "Joint", "KLEstimate", "LogisticRegression", "Loo", "LowRankGaussian",
-    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureDiscriminantAnalysis", "NADE",
-    "NeuralModel", "OrderlessNADE", "OverOrders", "Posterior", "RankNormal", "Row", "StructurePosterior", "StudentT",
-    "TableModel", "TablePosterior", "TemperatureScaled", "Transformed", "arviz_comparison", "average", "chain_over",
-    "closest_table", "compare", "cross_validate", "estimate_kl", "estimate_log_marginal", "fit", "guide_draws",
-    "held_out_score", "kl_divergence", "load", "loo", "model_log_likelihood", "order", "outputs", "paired_difference",
-    "pointwise_log_likelihood", "refit_bad", "save", "stacking_weights", "structure_posterior", "table_models",
-    "to_inference_data", "variable_orders", "visible",
+    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "Decision", "Difference",
+    "DiscriminantAnalysis", "Evidence", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent", "Gaussian",
+    "GenerativeClassifier", "Given", "IntractableError", "Joint", "KLEstimate", "LogisticRegression", "Loo", "Looks",
+    "LowRankGaussian", "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureChainClassifier",
+    "MixtureDiscriminantAnalysis", "NADE", "NeuralModel", "OrderlessNADE", "OverOrders", "Plausibility", "Posterior", "RankNormal", "RiskCoverage",
+    "Row", "SemiSupervised", "StructurePosterior", "StudentT", "TableModel", "TablePosterior", "TemperatureScaled", "Transformed",
+    "arviz_comparison", "average", "chain_over", "closest_table", "compare", "cross_validate", "decide",
+    "estimate_kl", "estimate_log_marginal", "fit", "guide_draws", "held_out_score", "information_gain",
+    "kl_divergence", "load", "loo", "model_log_likelihood", "order", "outputs", "paired_difference",
+    "pointwise_log_likelihood", "refit_bad", "reveal", "risk_coverage", "save", "stacking_weights",
+    "structure_posterior", "table_models", "to_inference_data", "variable_orders", "visible",
 ]
 
 __version__ = "0.1.0"

@@ -16,11 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 
 from pyro_ar.checks import require
 
-__all__ = ["Series", "Tile", "curves", "dots", "image_rows", "posterior_panel"]
+__all__ = ["Series", "Tile", "curves", "dots", "image_rows", "posterior_panel", "reliability_panels"]
 
 # Okabe and Ito's colours without yellow, which is too faint on white; shape and dash tell series apart without any colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
@@ -58,7 +60,7 @@ class Tile:
 
 
 def curves(panels: Mapping[str, Mapping[str, Series]], x: Sequence[float], *, x_label: str, title: str = "",
-           note: str = "") -> Figure:
+           note: str = "", limits: Mapping[str, tuple[float, float]] | None = None) -> Figure:
     """One panel per metric, one line per series, over a quantity; bars are one standard error.
 
     A series of which one value alone is known is a point, a little left of its position, where the lines do not hide it.
@@ -69,11 +71,13 @@ def curves(panels: Mapping[str, Mapping[str, Series]], x: Sequence[float], *, x_
         x_label: What they are, with its unit.
         title: Above all.
         note: Below the legend, small.
+        limits: Of the vertical axes, by label; otherwise from 0 on.
 
     Raises:
         ValueError: A series that has not one value per position.
     """
-    figure, axes = _row_of_axes(panels, title, height=4.9)
+    many = max((len(series) for series in panels.values()), default=0)  # they need rows of the legend, and room between lines
+    figure, axes = _row_of_axes(panels, title, height=4.9 + 0.12 * max(0, many - 4))
     for axis, (label, series) in zip(axes, panels.items(), strict=True):
         lone = [name for name, line in series.items() if _is_lone(line)]
         for style, (name, line) in zip(_styles(), series.items(), strict=False):
@@ -83,6 +87,9 @@ def curves(panels: Mapping[str, Mapping[str, Series]], x: Sequence[float], *, x_
         axis.set_xlabel(x_label)
         axis.set_xticks(list(x))
         _finish(axis, label)
+        if limits is not None:
+            axis.set_ylim(*limits[label])
+            axis.axhline(0, color="0.3", linewidth=1, zorder=0)
     _legend(figure, next(iter(panels.values())), note)
     return figure
 
@@ -164,6 +171,62 @@ def posterior_panel(tiles: Sequence[Tile], classes: Sequence[Any], *, title: str
     return figure
 
 
+def reliability_panels(panels: Mapping[str, Mapping[str, np.ndarray]], *, title: str = "", note: str = "", columns: int = 5,
+                       fewest: int = 10) -> Figure:
+    """Reliability diagrams: accuracy against confidence, one panel per model, one line per series; below it the share of rows.
+
+    Args:
+        panels: For each model and series an array `(bins, 3)`: rows, right ones and sum of confidence of each equal bin of confidence.
+        title: Above all.
+        note: Below all, small.
+        columns: Panels side by side.
+        fewest: Bins with fewer rows have no point: their accuracy is noise.
+
+    Raises:
+        ValueError: No panels.
+    """
+    require(len(panels) > 0, "reliability_panels wants at least one panel")
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(2.5 * columns + 0.5, 3.3 * rows + 1.2), dpi=130, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1] * rows)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    styles = dict(zip(names, _styles(), strict=False))
+    for i, (model, series) in enumerate(panels.items()):
+        upper, lower = grid[2 * (i // columns):2 * (i // columns) + 2, i % columns]
+        _reliability(upper, lower, {name: (bins, styles[name]) for name, bins in series.items()}, fewest)
+        upper.set_title(model, fontsize=10)
+        lower.set_xlabel("confidence" if i + columns >= len(panels) else "")
+        upper.set_ylabel("accuracy" if i % columns == 0 else "")
+        lower.set_ylabel("share" if i % columns == 0 else "")
+    for i in range(len(panels), rows * columns):
+        for axis in grid[2 * (i // columns):2 * (i // columns) + 2, i % columns]:
+            axis.set_axis_off()
+    handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, title=note, title_fontsize=9)
+    legend.get_title().set_multialignment("center")
+    return figure
+
+
+def _reliability(upper: Axes, lower: Axes, series: Mapping[str, tuple[np.ndarray, dict[str, Any]]], fewest: int) -> None:
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
+    for bins, style in series.values():
+        count, right, confidence = np.asarray(bins, dtype=float).T
+        known = count >= fewest
+        upper.plot(confidence[known] / count[known], right[known] / count[known], markersize=4, linewidth=1.4, clip_on=False, **style)
+        edges = np.linspace(0, 1, len(count) + 1)
+        lower.stairs(count / max(count.sum(), 1), edges, color=style["color"], linestyle=style["linestyle"], linewidth=1.4)
+    for axis in (upper, lower):
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"] if axis is lower else [""] * 3)
+        axis.grid(visible=True, color="0.9", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+    upper.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    lower.set_yticks([0, 1], ["0", "1"])
+
+
 def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, hidden: np.ndarray | None = None, unseen: str = "", title: str = "",
                note: str = "") -> Figure:
     """Images side by side, one row per model or source.
@@ -204,8 +267,10 @@ def image_rows(rows: Mapping[str, Sequence[np.ndarray]], *, hidden: np.ndarray |
 def _image(axis: Axes, image: np.ndarray, visible: np.ndarray, title: str, top: float | None = None) -> None:
     top = max(float(image.max()) if top is None else top, 1e-9)
     axis.imshow(np.where(visible, image, np.nan), cmap="gray_r", vmin=0, vmax=top, interpolation="nearest")
-    for row, column in np.argwhere(~visible):
-        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=HIDDEN, edgecolor="white", linewidth=0, hatch="////"))
+    if not visible.all():  # one patch for all hidden cells: one each would take seconds per image
+        squares = Path.make_compound_path(*(Path.unit_rectangle().transformed(Affine2D().translate(column - 0.5, row - 0.5))
+                                            for row, column in np.argwhere(~visible)))
+        axis.add_patch(PathPatch(squares, facecolor=HIDDEN, edgecolor="white", linewidth=0, hatch="////"))
     axis.set_title(title, fontsize=9)
     axis.set_xticks([])
     axis.set_yticks([])

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 
 from pyro_ar import plots
@@ -23,6 +24,11 @@ def panels(models=3, n=4):
 
 def texts(figure):
     return [text.get_text() for axis in figure.axes for text in [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts]]
+
+
+def hidden_cells(patch):
+    """Squares of one patch."""
+    return int((patch.get_path().codes == MatplotlibPath.MOVETO).sum())
 
 
 def tile(posteriors):
@@ -75,7 +81,8 @@ def test_posterior_panel():
     rendered(figure)
     shown = texts(figure)
     assert {"true class yes", "left half hidden", "90", "70", "no exact answer"} <= set(shown)
-    assert len(figure.axes[1].patches) == 32  # one for each hidden cell
+    (patch,) = figure.axes[1].patches
+    assert hidden_cells(patch) == 32
 
 
 def test_legends_and_axes_do_not_overlap():
@@ -95,7 +102,7 @@ def test_image_rows(hidden):
     figure = plots.image_rows({"true": images, "seen": images, "drawn": images}, hidden=hidden, unseen="seen", title="All", note="note")
     assert rendered(figure).std() > 5
     assert {"true", "seen", "drawn"} <= set(texts(figure))
-    hatched = [len(axis.patches) for axis in figure.axes]
+    hatched = [sum(map(hidden_cells, axis.patches)) for axis in figure.axes]
     shaded = [len(axis.images) for axis in figure.axes]
     assert hatched == ([0] * 9 if hidden is None else [0] * 3 + [32] * 3 + [0] * 3)
     assert shaded == ([1] * 9 if hidden is None else [1] * 6 + [2] * 3)
@@ -117,3 +124,20 @@ def test_bad_input():
 def test_no_global_state():
     code = "import sys, pyro_ar.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_reliability_panels():
+    generator = np.random.default_rng(0)
+    count = np.array([0, 5, 40, 100])
+    bins = np.stack([count, np.floor(count * generator.uniform(size=4)), count * [0.1, 0.3, 0.6, 0.9]], 1)
+    figure = plots.reliability_panels({f"model {i}": {"50 %": bins, "90 %": bins} for i in range(7)}, title="All", note="a note")
+    assert rendered(figure).std() > 5
+    assert {f"model {i}" for i in range(7)} <= set(texts(figure))
+    upper = next(axis for axis in figure.axes if axis.get_title() == "model 0")
+    points = upper.get_lines()[1]
+    assert points.get_xdata().tolist() == pytest.approx([0.6, 0.9])  # bins with few rows have no point
+    assert points.get_ydata().tolist() == pytest.approx((bins[2:, 1] / count[2:]).tolist())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["50 %", "90 %"]
+    assert sum(axis.axison for axis in figure.axes) == 14
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.reliability_panels({})

@@ -98,7 +98,7 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             if not reset and event != self.event_shape_ and len(event) > 1:
                 require(False, f"X must have rows of shape {self.event_shape_}", (len(X), *event))
             rows = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
-            x = torch.tensor(rows)
+            x = torch.tensor(np.ascontiguousarray(rows))  # torch reads no flipped views
             if reset:
                 self.event_shape_ = event or (rows.shape[1],)
         return x.reshape(len(x), *self.event_shape_)

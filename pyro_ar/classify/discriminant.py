@@ -3,12 +3,15 @@ r"""Discriminant analysis: the generative classifier over Gaussians, quadratic o
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.elliptical import Gaussian
+from pyro_ar.elliptical.incomplete import fit_incomplete
 
 __all__ = ["DiscriminantAnalysis"]
 
@@ -25,6 +28,8 @@ class DiscriminantAnalysis(GenerativeClassifier):
     Parameters: :math:`(C-1) + C D + C D (D+1)/2`, with a shared covariance :math:`(C-1) + C D + D (D+1)/2`;
     C - 1 less where the prior is given.
 
+    Training rows may have hidden cells: EM, as in `Gaussian.from_data`.
+
     Shapes:
         As `PartlySeenClassifier`.
 
@@ -33,6 +38,8 @@ class DiscriminantAnalysis(GenerativeClassifier):
         covariance: 'own', each class has its own, or 'shared', one around the class means.
         prior: As in `GenerativeClassifier`.
         num_classes: As in `GenerativeClassifier`.
+        pattern: As in `GenerativeClassifier`.
+        pattern_options: As in `GenerativeClassifier`.
 
     Raises:
         ValueError: Bad data or arguments; a singular covariance, which more shrinkage mends.
@@ -49,11 +56,13 @@ class DiscriminantAnalysis(GenerativeClassifier):
     """
 
     def __init__(self, shrinkage: float = 0.1, covariance: str = "own", prior: Any = None,
-                 num_classes: int | None = None) -> None:
+                 num_classes: int | None = None, *, pattern: Any = None, pattern_options: Mapping[str, Any] | None = None) -> None:
         self.shrinkage = shrinkage
         self.covariance = covariance
         self.prior = prior
         self.num_classes = num_classes
+        self.pattern = pattern
+        self.pattern_options = pattern_options
 
     @classmethod
     def count_parameters(cls, num_classes: int, num_features: int, covariance: str = "own") -> int:
@@ -66,7 +75,7 @@ class DiscriminantAnalysis(GenerativeClassifier):
     def num_parameters(self) -> int:
         """Free parameters, as in the class's own formula."""
         check_is_fitted(self)
-        total = self.count_parameters(len(self.classes_), self.n_features_in_, self.covariance)
+        total = self.count_parameters(len(self.classes_), self.n_features_in_, self.covariance) + self._pattern_parameters()
         return total if self.prior is None else total - (len(self.classes_) - 1)
 
     def _likelihood(self) -> tuple[Any, Mapping[str, Any]]:
@@ -74,12 +83,24 @@ class DiscriminantAnalysis(GenerativeClassifier):
         require(isinstance(self.shrinkage, int | float), "shrinkage must lie between 0 and 1", self.shrinkage)
         return Gaussian, {"shrinkage": self.shrinkage}
 
-    def _fit_closed_form(self, like: Any, x: Tensor, weights: Tensor, options: dict[str, Any]) -> Gaussian:
+    def _fit_closed_form(self, like: Any, x: Tensor, weights: Tensor, visible: Tensor | None, options: dict[str, Any]) -> Gaussian:
         if self.covariance == "own":
-            return Gaussian.from_data(x, weights=weights, **options)
+            return Gaussian.from_data(x, weights=weights, visible=visible, **options)
+        if visible is not None:
+            loc, matrix = fit_incomplete(*_partly_seen(x, visible), weights, pooling=1.0, em_steps=100, **options)
+            return Gaussian(loc, matrix[0])
         means = weights @ x / weights.sum(-1, keepdim=True)
-        within = Gaussian.from_data(x - weights.T @ means, **options)
+        if bool(((weights == 0) | (weights == 1)).all()):
+            within = Gaussian.from_data(x - weights.T @ means, **options)
+        else:  # shares of the rows
+            errors = (x - means[:, None]).flatten(0, 1)
+            within = Gaussian.from_data(errors, weights=weights.flatten(), **options)
         return Gaussian(means, within.covariance_matrix)
+
+
+def _partly_seen(x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    visible = visible.expand(x.shape)
+    return torch.where(visible, x, 0), visible
 
 
 def _check_covariance(covariance: str) -> None:

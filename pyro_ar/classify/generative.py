@@ -1,6 +1,7 @@
 r"""Generative classifiers: one joint per class and Bayes' rule, for any visible cells."""
 
 import copy
+import inspect
 import math
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,17 @@ from torch import Size, Tensor, nn
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.of_class import OfClass
+from pyro_ar.classify.per_class import (
+    class_weights,
+    count_parameters,
+    fit_classes,
+    fit_pattern,
+    fit_prior,
+    log_pattern,
+    sorted_classes,
+)
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
-from pyro_ar.tables import ChowLiuTree
 
 __all__ = ["GenerativeClassifier"]
 
@@ -33,6 +42,10 @@ class GenerativeClassifier(PartlySeenClassifier):
 
     Hidden cells are integrated out by the joints, exactly, or `IntractableError` passes through.
     A row with nothing visible gets the prior.
+
+    What is hidden may itself depend on the class. With `pattern` the pattern v is a value like others, and
+    :math:`p(y \mid x_v, v) \propto p(y)\, p(v \mid y)\, p(x_v \mid y)`, by the assumption that v depends on the class alone, not on the cells themselves.
+    Without it the pattern is ignored, which is right where v depends on nothing but visible cells.
 
     Shapes:
         As `PartlySeenClassifier`. A joint over vectors reads rows `(N, *event)` flattened.
@@ -51,6 +64,9 @@ class GenerativeClassifier(PartlySeenClassifier):
         prior: p(y): None, learnt: the class frequencies without smoothing, so that a class without rows
             is never predicted (closed-form fits refuse such a class); 'uniform'; or C probabilities in the order of the sorted labels.
         fit_options: Keyword arguments of `from_data` (such as `num_states`, `pseudocount`, `shrinkage`), or of `train`.
+        pattern: p(visible | y): a class with `from_data` over binary cells (`FullyIndependent`, `ChowLiuTree`; True is state 1), fitted to
+            the training patterns of each class; or fitted joints, one per class, as in `likelihood`. None: patterns are ignored.
+        pattern_options: Keyword arguments of its `from_data`.
         train: For families: `train(module, x, context=..., visible=..., **fit_options)` changes the module in place;
             None: `par.fit`.
 
@@ -58,6 +74,7 @@ class GenerativeClassifier(PartlySeenClassifier):
         likelihood_: The fitted joint of batch shape `(C,)`, list of joints, or trained family.
         log_prior_: log p(y), `(C,)`.
         joint_: `Mixture` of the class joints: p(x), with the class as its component.
+        pattern_: The joint of the patterns of each class, of batch shape `(C,)` or a list; None where they are ignored.
 
     Raises:
         ValueError: Data, labels or arguments that do not fit; the message says what was wanted.
@@ -74,14 +91,18 @@ class GenerativeClassifier(PartlySeenClassifier):
     log_prior_: Tensor
     likelihood_: Any
     joint_: Mixture
+    pattern_: Any
 
     def __init__(self, likelihood: Any, num_classes: int | None = None, *, prior: Any = None,
-                 fit_options: Mapping[str, Any] | None = None, train: Callable[..., Any] | None = None) -> None:
+                 fit_options: Mapping[str, Any] | None = None, train: Callable[..., Any] | None = None, pattern: Any = None,
+                 pattern_options: Mapping[str, Any] | None = None) -> None:
         self.likelihood = likelihood
         self.num_classes = num_classes
         self.prior = prior
         self.fit_options = fit_options
         self.train = train
+        self.pattern = pattern
+        self.pattern_options = pattern_options
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
         """Fit the joint of each class and the prior.
@@ -89,33 +110,50 @@ class GenerativeClassifier(PartlySeenClassifier):
         Args:
             X: Rows.
             y: One label per row.
-            visible: Training patterns, for families that train on incomplete rows; closed-form fits want all cells.
+            visible: Training patterns; what is hidden is never read. Closed forms become EM, in `from_data`.
 
         Raises:
             ValueError: Bad rows or labels, or hidden cells where the fit cannot use them.
         """
         x, seen, labels = self._read_training(X, y, visible)
-        self.classes_ = _sorted_classes(labels, self._wanted_classes())
+        self.classes_ = sorted_classes(labels, self._wanted_classes())
         index = torch.from_numpy(np.searchsorted(self.classes_, labels)).to(x.device)
-        context = nn.functional.one_hot(index, len(self.classes_)).to(x.dtype)
+        return self._fit_shares(x, nn.functional.one_hot(index, len(self.classes_)).to(x.dtype), seen)
+
+    def _fit_shares(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Self:
+        """Fit to checked rows that belong to the classes in shares, `(N, C)`."""
         self.likelihood_ = self._fit_likelihood(x, context, seen)
         joints = self._class_joints()
         dtype = (joints if isinstance(joints, Joint) else joints[0]).dtype
-        self.log_prior_ = self._fit_prior(context).log().to(dtype)
+        self.log_prior_ = fit_prior(self.prior, context).log().to(dtype)
         self.joint_ = Mixture(self.log_prior_, joints)
         cells = math.prod(self.joint_.event_shape)
         require(cells == self.n_features_in_, f"the likelihood is over {cells} cells; X must have as many",
                 self.n_features_in_)
+        self.pattern_ = self._fit_pattern(x, context, seen)
         return self
 
     def log_joint(self, X: Any, visible: Any = None) -> Tensor:
-        r"""Log p(y) + log p(x_visible | y), `(N, C)`, in nats.
+        r"""Log p(y) + log p(x_visible | y), `(N, C)`, in nats; with `pattern` also + log p(visible | y).
 
         Raises:
             ValueError: Bad shapes or values.
             IntractableError: There is no exact answer for some pattern.
         """
         return self._log_joint(*self._read(X, visible))
+
+    def score_samples(self, X: Any, visible: Any = None) -> Tensor:
+        r"""Log p(x_visible) under the mixture of all classes, `(N,)`, in nats; with `pattern` log p(x_visible, visible).
+
+        Densities over different cells do not compare: `Plausibility` turns them into p-values.
+
+        Raises:
+            ValueError: Bad shapes or values.
+            IntractableError: There is no exact answer for some pattern.
+        """
+        scores = self.log_joint(X, visible)
+        dead = (scores == -math.inf).all(-1)
+        return scores.masked_fill(dead.unsqueeze(-1), 0).logsumexp(-1).masked_fill(dead, -math.inf)
 
     def method(self, visible: Any) -> np.ndarray:
         """How rows with these patterns are answered: an array of names, one per pattern.
@@ -130,7 +168,8 @@ class GenerativeClassifier(PartlySeenClassifier):
         r"""The classifier as a Pyro model; what is None is drawn.
 
         A plate 'rows' (dimension -1) holds the sites 'y', the position in `classes_`, which enumerates, and
-        'x', observed through `marginal(visible)` of the class joint; a draw of 'x' has NaN where hidden.
+        'x', observed through `marginal(visible)` of the class joint; a draw of 'x' has NaN where hidden. With `pattern` there is
+        a site 'visible' between them, 0 and 1 `(N, n)`, drawn where neither `x` nor `visible` is given.
         `TraceEnum_ELBO.compute_marginals` and `infer_discrete` give what `posterior` gives.
 
         Args:
@@ -157,20 +196,33 @@ class GenerativeClassifier(PartlySeenClassifier):
         pattern = torch.ones(event, dtype=torch.bool) if seen is None else seen.reshape(len(seen), *event)
         with pyro.plate("rows", known[0]):
             label = pyro.sample("y", Categorical(logits=self.log_prior_), obs=index, infer={"enumerate": "parallel"})
+            if self.pattern_ is not None:
+                drawn = self._sample_pattern(label, pattern if x is not None or visible is not None else None, known[0])
+                pattern = drawn.bool().reshape(*drawn.shape[:-1], *event)
             return pyro.sample("x", OfClass(self.joint_.joints, pattern.to(self.log_prior_.device), label), obs=rows)
+
+    def _sample_pattern(self, label: Tensor, pattern: Tensor | None, rows: int) -> Tensor:
+        """The site 'visible', `(*L, n)`."""
+        first = self.pattern_ if isinstance(self.pattern_, Joint) else self.pattern_[0]
+        everything = torch.ones(first.event_shape, dtype=torch.bool, device=label.device)
+        if pattern is not None:
+            pattern = pattern.to(label.device, first.dtype).reshape(-1, *first.event_shape).expand(rows, *first.event_shape)
+        drawn = pyro.sample("visible", OfClass(self.pattern_, everything, label), obs=pattern)
+        return drawn.flatten(drawn.ndim - len(first.event_shape))
+
+    def _pattern_parameters(self) -> int:
+        return 0 if self.pattern_ is None else count_parameters(self.pattern_)
 
     @property
     def num_parameters(self) -> int:
         """Free parameters: of the prior where it is learnt, and of the joints."""
         check_is_fitted(self)
-        joints: Any = self.joint_.joints
-        learnt = len(self.classes_) - 1 if self.prior is None else 0
+        learnt = (len(self.classes_) - 1 if self.prior is None else 0) + self._pattern_parameters()
         if isinstance(self.likelihood_, nn.Module):
             # The classes, and the orders of an ensemble, share one set of weights.
+            joints: Any = self.joint_.joints
             return learnt + getattr(self.likelihood_, "num_parameters", joints.num_parameters)
-        if isinstance(joints, Joint):
-            return learnt + len(self.classes_) * joints.num_parameters
-        return learnt + sum(joint.num_parameters for joint in joints)
+        return learnt + count_parameters(self.joint_.joints)
 
     # Fitting.
 
@@ -207,16 +259,22 @@ class GenerativeClassifier(PartlySeenClassifier):
             return like
         if isinstance(like, nn.Module):
             return self._train_family(like, x, context, visible, dict(options))
-        require(visible is None, f"{like.__name__}.from_data wants complete training rows", visible)
-        return self._fit_closed_form(like, x.flatten(1), _class_weights(context, self.classes_), dict(options))
+        takes = "visible" in inspect.signature(like.from_data).parameters
+        require(visible is None or takes, f"{like.__name__}.from_data wants complete training rows: it takes no `visible`; fill the "
+                "hidden cells, or leave such rows out", visible)
+        seen = None if visible is None else visible.flatten(1)
+        return self._fit_closed_form(like, x.flatten(1), class_weights(context, self.classes_), seen, dict(options))
 
-    def _fit_closed_form(self, like: Any, x: Tensor, weights: Tensor, options: dict[str, Any]) -> Any:
+    def _fit_closed_form(self, like: Any, x: Tensor, weights: Tensor, visible: Tensor | None, options: dict[str, Any]) -> Any:
         """`from_data` with one row of weights per class."""
-        if issubclass(like, ChowLiuTree):  # one call would give all classes one tree
-            if options.get("num_states") is None:  # the same for all classes
-                options["num_states"] = [max(int(k) + 1, 2) for k in x.amax(0)]
-            return [like.from_data(x[w > 0], **options) for w in weights]
-        return like.from_data(x, weights=weights, **options)
+        return fit_classes(like, x, weights, visible, options)
+
+    def _fit_pattern(self, x: Tensor, context: Tensor, visible: Tensor | None) -> Any:
+        """What becomes `pattern_`."""
+        if self.pattern is None:
+            return None
+        seen = torch.ones_like(x) if visible is None else visible.expand(x.shape).to(x.dtype)
+        return fit_pattern(self.pattern, seen.flatten(1), context, self.classes_, dict(self.pattern_options or {}))
 
     def _train_family(self, family: nn.Module, x: Tensor, context: Tensor, visible: Tensor | None,
                       options: dict[str, Any]) -> nn.Module:
@@ -240,21 +298,6 @@ class GenerativeClassifier(PartlySeenClassifier):
         weight = next(self.likelihood_.parameters())
         return self.likelihood_(torch.eye(len(self.classes_), dtype=weight.dtype, device=weight.device))
 
-    def _fit_prior(self, context: Tensor) -> Tensor:
-        C = len(self.classes_)
-        if self.prior is None:
-            return context.double().mean(0)
-        if isinstance(self.prior, str):
-            require(self.prior == "uniform", "prior must be None, 'uniform', or the probabilities of the classes", self.prior)
-            return torch.full((C,), 1 / C, dtype=torch.float64, device=context.device)
-        try:
-            given = torch.as_tensor(self.prior, dtype=torch.float64, device=context.device)
-        except (TypeError, ValueError):
-            given = torch.zeros(0)
-        fits = given.shape == (C,) and bool((given >= 0).all()) and abs(float(given.sum()) - 1) < 1e-6
-        require(fits, f"prior must be {C} probabilities that sum to 1", self.prior)
-        return given / given.sum()
-
     # Answering.
 
     def _log_joint(self, x: Tensor, visible: Tensor | None) -> Tensor:
@@ -269,7 +312,8 @@ class GenerativeClassifier(PartlySeenClassifier):
         for i in range(0, len(x), step):
             seen = visible if visible is None or len(visible) == 1 else visible[i:i + step]
             answers.append(mixture.component_log_joint(x[i:i + step], seen))
-        return torch.cat(answers)
+        scores = torch.cat(answers)
+        return scores if self.pattern_ is None else scores + log_pattern(self.pattern_, visible).to(scores)
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         scores = self._log_joint(x, visible)
@@ -285,20 +329,3 @@ class GenerativeClassifier(PartlySeenClassifier):
         require(labels.ndim == 1 and bool(known.all()), f"y must be one label per row, out of {self.classes_.tolist()}",
                 labels[~known].tolist())
         return torch.from_numpy(np.searchsorted(self.classes_, labels)).to(self.log_prior_.device)
-
-
-def _sorted_classes(labels: np.ndarray, wanted: int | None) -> np.ndarray:
-    seen = np.unique(labels)
-    if wanted is None or len(seen) == wanted:
-        return seen
-    numbers = np.arange(wanted)
-    require(bool(np.isin(seen, numbers).all()), f"y must hold {wanted} different labels, or numbers from 0 to {wanted - 1}",
-            seen.tolist())
-    return numbers
-
-
-def _class_weights(context: Tensor, classes: np.ndarray) -> Tensor:
-    """One row of 0/1 weights per class, `(C, N)`."""
-    empty = (context.sum(0) == 0).nonzero().flatten().tolist()
-    require(not empty, "every class needs at least one training row", f"none of {classes[empty].tolist()}")
-    return context.T

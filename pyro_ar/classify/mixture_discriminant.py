@@ -3,7 +3,7 @@ r"""Mixture discriminant analysis: a mixture of Student-t per class, on rank-nor
 import itertools
 import math
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,8 +18,10 @@ from torch.distributions import Transform
 
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
+from pyro_ar.classify.hidden_mixture import HiddenMixture
 from pyro_ar.elliptical import LowRankStudentT, StudentT
 from pyro_ar.elliptical.factor_analysis import low_rank_of
+from pyro_ar.elliptical.incomplete import expect, fit_incomplete, pairs_of
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
 from pyro_ar.rank_normal import RankNormal
@@ -32,6 +34,7 @@ WEIGHT_ROWS = 0.5  # and to its weight
 WITHIN = 0.8  # components are expected to be so much narrower than their class, in variance
 MAX_DENSE = 150  # features up to which the matrices are full unless told otherwise
 RANK = 15  # above
+GAUSSIAN_STEPS, HIDDEN_STEPS = 10, 2  # of EM with hidden training cells: the class Gaussians, then the mixtures; on digits more change nothing
 SHIFT_WEIGHT = 0.1  # of the images moved by one pixel, in the scatter of a component
 
 GRID = {"num_components": (1, 6, (4, 6, 8, 10, 12)), "feature_transform": ("rank-normal", None), "shrinkage": (0.1, 0.3)}
@@ -51,6 +54,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     and the scale matrix is :math:`V (\nu - 2)/\nu`, so that V is the covariance. With several numbers of components the
     mixtures are averaged, which is again one mixture. An empty cluster is the prior: it stays as a component of little weight.
 
+    Training rows may have hidden cells, with full matrices. Normal scores are then those of the visible values; :math:`m_{class}` and the
+    covariances come from EM for Gaussians, k-means sees the rows with hidden cells at their means under these, and EM for the mixtures follows.
+
     Shapes:
         As `PartlySeenClassifier`. `joint_` is over rows `(n,)`, flattened.
 
@@ -66,11 +72,13 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
             None: full up to 150 cells, 15 above. 0: full.
         image_shape: `(height, width)` or with channels before; images moved by one pixel then widen the components. None: the rows' own
             shape, where they are not flat. `()`: no images.
-        em_steps: Steps of EM after k-means, under the same shrinkage.
+        em_steps: Steps of EM after k-means, under the same shrinkage. None: none for complete training rows, 2 with hidden cells.
         select: Choose `num_components`, `feature_transform` and `shrinkage` on a quarter of the training rows, by the log score
             over five shares of hidden cells; a stratified split. The choice is in `settings_`.
         prior: As in `GenerativeClassifier`.
         num_classes: As in `GenerativeClassifier`.
+        pattern: As in `GenerativeClassifier`.
+        pattern_options: As in `GenerativeClassifier`.
         random_state: Of k-means and of the split; None: 0, so that equal data give equal classifiers.
 
     Attributes:
@@ -97,8 +105,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
 
     def __init__(self, num_components: int | Sequence[int] = (4, 6, 8, 10, 12), df: float = 10.0, *,
                  feature_transform: Any = "rank-normal", shrinkage: float = 0.1, pooling: float = 0.2, prior_rows: float = 20.0,
-                 rank: int | None = None, image_shape: Sequence[int] | None = None, em_steps: int = 0, select: bool = False, prior: Any = None,
-                 num_classes: int | None = None, random_state: Any = None) -> None:
+                 rank: int | None = None, image_shape: Sequence[int] | None = None, em_steps: int | None = None, select: bool = False,
+                 prior: Any = None, num_classes: int | None = None, pattern: Any = None, pattern_options: Mapping[str, Any] | None = None,
+                 random_state: Any = None) -> None:
         self.num_components = num_components
         self.df = df
         self.feature_transform = feature_transform
@@ -111,6 +120,8 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         self.select = select
         self.prior = prior
         self.num_classes = num_classes
+        self.pattern = pattern
+        self.pattern_options = pattern_options
         self.random_state = random_state
 
     @classmethod
@@ -126,7 +137,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         """Free parameters, those of the transform included; C - 1 less where the prior is given."""
         numbers = self.settings_["num_components"]
         total = self.count_parameters(len(self.classes_), self.n_features_in_, numbers, self.rank)
-        total += getattr(self.transform_, "num_parameters", 0)
+        total += getattr(self.transform_, "num_parameters", 0) + self._pattern_parameters()
         return total if self.prior is None else total - (len(self.classes_) - 1)
 
     # Fitting.
@@ -137,7 +148,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         Args:
             X: Rows.
             y: One label per row.
-            visible: Must be None or all True: the closed form wants complete training rows.
+            visible: Training patterns; what is hidden is never read.
 
         Raises:
             ValueError: Bad rows, labels or settings.
@@ -157,7 +168,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         require(0 <= self.pooling <= 1, "pooling must lie between 0 and 1", self.pooling)
         require(self.prior_rows > 0, "prior_rows must be more than 0", self.prior_rows)
         require(self.rank is None or self.rank >= 0, "rank must be None, 0 or more", self.rank)
-        require(self.em_steps >= 0, "em_steps must be 0 or more", self.em_steps)
+        require(self.em_steps is None or self.em_steps >= 0, "em_steps must be 0 or more", self.em_steps)
         change = self.feature_transform
         known = change is None or isinstance(change, Transform) or change == "rank-normal"
         require(known, "feature_transform must be 'rank-normal', None or a torch transform", change)
@@ -169,24 +180,30 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         return type(self), {}
 
     def _fit_likelihood(self, x: Tensor, context: Tensor, visible: Tensor | None) -> Joint:
-        require(visible is None, "MixtureDiscriminantAnalysis.fit wants complete training rows", visible)
         empty = (context.sum(0) == 0).nonzero().flatten().tolist()
         require(not empty, "every class needs at least one training row", f"none of {self.classes_[empty].tolist()}")
         rows, label = x.flatten(1), context.argmax(1)
-        self.transform_ = self._fit_transform(rows)
-        mixture = self._fit_mixtures([rows[label == c] for c in range(len(self.classes_))])
+        seen = None if visible is None else visible.flatten(1).expand(rows.shape)
+        self.transform_ = self._fit_transform(rows, seen)
+        if seen is None:
+            mixture = self._fit_mixtures([rows[label == c] for c in range(len(self.classes_))])
+        else:
+            mixture = self._fit_hidden(rows, seen, context)
         if self.transform_ is None:
             return mixture
         joint = Transformed(mixture, self.transform_)
-        joint._check_value(rows[:, None])  # some of torch's inverses give numbers outside their image too
+        joint._check_value(rows[:, None], None if seen is None else seen[:, None])  # some of torch's inverses leave their image
         return joint
 
-    def _fit_transform(self, rows: Tensor) -> Transform | None:
+    def _fit_transform(self, rows: Tensor, seen: Tensor | None) -> Transform | None:
         chosen = self._settings["feature_transform"]
-        return RankNormal.from_data(rows) if isinstance(chosen, str) else chosen
+        return RankNormal.from_data(rows, visible=seen) if isinstance(chosen, str) else chosen
 
     def _scores(self, rows: Tensor) -> Tensor:
         return rows if self.transform_ is None else self.transform_.inv(rows)
+
+    def _values(self, scores: Tensor) -> Tensor:
+        return scores if self.transform_ is None else self.transform_(scores)
 
     def _image_shape(self) -> tuple[int, ...]:
         shape = self.event_shape_ if self.image_shape is None else tuple(self.image_shape)
@@ -219,7 +236,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         for k in numbers:
             own = torch.nn.functional.one_hot(_clusters(z, min(k, different), random), k).to(z)
             weights, *form = self._components(z, moved, target, own, own)
-            for _ in range(self.em_steps):
+            for _ in range(self.em_steps or 0):
                 weights, *form = self._components(z, moved, target, *self._expect(z, weights, *form))
             found.append((weights.log() - math.log(len(numbers)), *form))
         return [torch.cat(t) for t in zip(*found, strict=True)]
@@ -254,21 +271,62 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         weights = (n + WEIGHT_ROWS) / (n.sum() + WEIGHT_ROWS * len(n))
         return weights, loc, *(torch.stack(t) for t in zip(*matrices, strict=True))
 
+    # Fitting to rows with hidden cells.
+
+    def _fit_hidden(self, x: Tensor, visible: Tensor, context: Tensor) -> Mixture:
+        """Mixture of batch shape `(C,)`; `context` holds the one-hot classes."""
+        rank = _rank(self.rank, x.shape[1])
+        require(rank == 0, "hidden training cells want full scale matrices: set rank=0 (one factor per row, component and step, so it takes "
+                "long with many cells), or fill them", f"rank {rank}")
+        random = check_random_state(0 if self.random_state is None else self.random_state)
+        inside = self._values(x.new_zeros(x.shape[1]))
+        z = torch.where(visible, self._scores(torch.where(visible, x, inside)), 0).double()
+        label = context.argmax(1)
+        loc, gaussians = fit_incomplete(z, visible, context.T, shrinkage=self._settings["shrinkage"], pooling=self.pooling,
+                                        em_steps=GAUSSIAN_STEPS)
+        expected = expect(loc, gaussians, z, visible, label, z.new_ones(len(z)), pairs_of(visible, label))
+        share = context.double().mean(0)
+        covariances = torch.stack([s / (label == c).sum() + _covariance(expected.rows[label == c], loc[c])
+                                   for c, s in enumerate(expected.spread)])
+        pooled = torch.einsum("c,cij->ij", share, covariances)
+        parts = [self._fit_hidden_class(expected.rows[label == c], z[label == c], visible[label == c], loc[c], gaussians[c],
+                                        (1 - self.pooling) * covariances[c] + self.pooling * pooled, random)
+                 for c in range(len(loc))]
+        log_weights, centre, scale = (torch.stack(t).to(x) for t in zip(*parts, strict=True))
+        return Mixture(log_weights, self._joint(centre, scale))
+
+    def _fit_hidden_class(self, filled: Tensor, z: Tensor, visible: Tensor, loc: Tensor, gaussian: Tensor, target: Tensor,
+                          random: np.random.RandomState) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights `(K,)`, centres and scale matrices of all mixtures of one class."""
+        numbers = _numbers(self._settings["num_components"])
+        different = len(filled.unique(dim=0))
+        own = [torch.nn.functional.one_hot(_clusters(filled, min(k, different), random), k).to(z) for k in numbers]
+        moved = self._scores(_shifted(self._values(filled), self._image_shape()))
+        mixture = HiddenMixture(z, visible, moved, numbers, self.df, centre=loc, centre_rows=CENTRE_ROWS,
+                                prior=self.prior_rows * WITHIN * (self.df - 2) / self.df * target, prior_rows=self.prior_rows,
+                                shrinkage=self._settings["shrinkage"], shift_weight=SHIFT_WEIGHT, weight_rows=WEIGHT_ROWS)
+        mixture.start(torch.cat(own, -1), loc, gaussian)
+        for _ in range(HIDDEN_STEPS if self.em_steps is None else self.em_steps):
+            mixture.step()
+        return mixture.log_weights, mixture.loc, mixture.scale
+
     # Choosing.
 
     def _selected(self, X: Any, y: Any, visible: Any) -> dict[str, Any]:
         """The settings of `GRID` with the best log score on held-out rows, over shares of hidden cells."""
         x, seen, labels = self._read_training(X, y, visible)
-        require(seen is None, "MixtureDiscriminantAnalysis.fit wants complete training rows", seen)
         random = check_random_state(0 if self.random_state is None else self.random_state)
         split = StratifiedShuffleSplit(1, test_size=0.25, random_state=random.randint(2**31))
         train, test = next(split.split(np.zeros(len(labels)), labels))
         cells = np.argsort(random.random_sample((len(test), self.n_features_in_)), 1)
         patterns = [(cells >= round(h * self.n_features_in_)).reshape(-1, *self.event_shape_) for h in HIDDEN]
+        mine = None if seen is None else seen.expand(x.shape)
+        if mine is not None:
+            patterns = [v & mine[test].cpu().numpy() for v in patterns]
         best, chosen = -math.inf, {}
         for values in itertools.product(*({getattr(self, name): None} | dict.fromkeys(GRID[name]) for name in GRID)):
             settings = dict(zip(GRID, values, strict=True))
-            trial = clone(self).set_params(select=False, **settings).fit(x[train], labels[train])
+            trial = clone(self).set_params(select=False, **settings).fit(x[train], labels[train], None if mine is None else mine[train])
             true = np.searchsorted(trial.classes_, labels[test])
             log_p = [trial.predict_log_proba(x[test], v)[np.arange(len(test)), true] for v in patterns]
             score = float(np.mean(log_p))
@@ -298,8 +356,8 @@ def _clusters(z: Tensor, k: int, random: np.random.RandomState) -> Tensor:
     return torch.from_numpy(found).long().to(z.device)
 
 
-def _covariance(rows: Tensor) -> Tensor:
-    error = rows - rows.mean(0)
+def _covariance(rows: Tensor, centre: Tensor | None = None) -> Tensor:
+    error = rows - (rows.mean(0) if centre is None else centre)
     return error.T @ error / len(rows)
 
 

@@ -12,7 +12,7 @@ from torch import Size, Tensor
 
 from pyro_ar.joint import Joint, _Expandable
 
-__all__ = ["OfClass"]
+__all__ = ["OfClass", "of_each_class"]
 
 
 class OfClass(_Expandable):
@@ -42,7 +42,7 @@ class OfClass(_Expandable):
         return self._support
 
     def log_prob(self, value: Tensor) -> Tensor:
-        answers = _of_each_class(self._joints, value, self._visible)
+        answers = of_each_class(self._joints, value, self._visible)
         y = self._y.expand(torch.broadcast_shapes(answers.shape[:-1], self.batch_shape)).unsqueeze(-1)
         return answers.expand(*y.shape[:-1], answers.shape[-1]).gather(-1, y).squeeze(-1)
 
@@ -56,7 +56,7 @@ class OfClass(_Expandable):
         return torch.where(self._visible, x.gather(-1 - event, y).squeeze(-1 - event), math.nan)
 
 
-def _of_each_class(joints: Joint | Sequence[Joint], x: Tensor, visible: Tensor) -> Tensor:
+def of_each_class(joints: Joint | Sequence[Joint], x: Tensor, visible: Tensor) -> Tensor:
     """Log p(x_visible | y) of every y, `(*L, C)`."""
     if isinstance(joints, Joint):
         at = -1 - len(joints.event_shape)

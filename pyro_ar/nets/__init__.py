@@ -3,7 +3,8 @@
 from pyro_ar.nets.base import Net
 from pyro_ar.nets.linear import LinearNet
 from pyro_ar.nets.made import MADENet
+from pyro_ar.nets.mixture_chain import MixtureChainNet
 from pyro_ar.nets.nade import NADENet
 from pyro_ar.nets.orderless import OrderlessNADENet
 
-__all__ = ["LinearNet", "MADENet", "NADENet", "Net", "OrderlessNADENet"]
+__all__ = ["LinearNet", "MADENet", "MixtureChainNet", "NADENet", "Net", "OrderlessNADENet"]

@@ -1,5 +1,6 @@
 """scikit-learn's own checks of estimators."""
 
+import numpy as np
 import pytest
 
 from sklearn.utils.estimator_checks import check_estimator
@@ -22,3 +23,9 @@ def test_check_estimator(estimator, expected):
     assert not failed
     assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(expected)
     assert len(results) > 50
+
+
+def test_views_are_read_as_they_are():
+    images = np.random.default_rng(0).random((12, 3, 2))
+    model = DiscriminantAnalysis(shrinkage=0.5).fit(images[:, ::-1], np.arange(12) % 2)
+    np.testing.assert_array_equal(model.predict_proba(images[:, ::-1]), model.predict_proba(images[:, ::-1].copy()))

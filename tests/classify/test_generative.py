@@ -316,10 +316,18 @@ def test_unseen_class_of_a_family_or_with_a_given_number(binary):
         GenerativeClassifier(MarkovChain, 3).fit(X, np.where(np.arange(60) % 2, 0, 2))
 
 
+class WantsAll(FullyIndependent):
+    """A joint of a user whose fit knows no hidden cells."""
+
+    @classmethod
+    def from_data(cls, x, weights):
+        raise AssertionError("not reached")
+
+
 FIT_ERRORS = {
     "NaN without visible": (lambda X, y: (np.where(X > 0, X, np.nan), y), {}, r"visible=~isnan\(X\)"),
     "infinity": (lambda X, y: (X + np.inf, y), {}, "infinity"),
-    "hidden training cells": (lambda X, y: (X, y, np.eye(60, 5) > 0), {}, "from_data wants complete training rows"),
+    "hidden training cells": (lambda X, y: (X, y, np.eye(60, 5) > 0), {"likelihood": WantsAll}, "from_data wants complete training rows"),
     "short y": (lambda X, y: (X, y[:-1]), {}, "one label for each of the 60 rows; got 59"),
     "NaN label": (lambda X, y: (X, np.where(y == "ant", np.nan, 1.0)), {}, "NaN"),
     "None label": (lambda X, y: (X, [None, *y[1:]]), {}, "one type"),

@@ -1,0 +1,122 @@
+r"""EM for the mixtures of one class, of Student-t joints, from rows with hidden cells."""
+
+import math
+
+from collections.abc import Sequence
+
+import torch
+
+from torch import Tensor
+
+from pyro_ar.elliptical import StudentT
+from pyro_ar.elliptical.incomplete import Expected, expect, pairs_of
+
+__all__ = ["HiddenMixture"]
+
+LEAST_SHARE = 1e-4  # of a row in a component; smaller ones are left out, which saves nearly all the work
+
+
+class HiddenMixture:
+    r"""Mixtures over the same rows, each with an EM of its own, side by side as components `(K,)`.
+
+    The hidden cells of a row are integrated out under each component. The target of the shrinkage is that of the first step: a scatter
+    :math:`s \tau I` that counts as s rows, so every further step maximises, and no step lowers, the `objective`. Copies moved by a pixel
+    are outside of that: they widen the components, with weights that follow the shares.
+
+    Args:
+        z: Scores `(N, D)`, zeros where hidden.
+        visible: `(N, D)`.
+        moved: Copies `(M, N, D)` of the rows, complete, or none of them.
+        numbers: Components of each mixture.
+        df: Degrees of freedom.
+        centre: Of the class, `(D,)`, worth `centre_rows` rows.
+        prior: Scatter `(D, D)` that is worth `prior_rows` rows, of scale matrices.
+        shrinkage: Towards a multiple of the identity, from 0 to 1.
+        shift_weight: Of the moved copies together.
+        weight_rows: Added to the rows of each component.
+    """
+
+    log_weights: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, z: Tensor, visible: Tensor, moved: Tensor, numbers: Sequence[int], df: float, *, centre: Tensor,
+                 centre_rows: float, prior: Tensor, prior_rows: float, shrinkage: float, shift_weight: float, weight_rows: float) -> None:
+        self.z, self.visible, self.moved, self.numbers, self.df = z, visible, moved, list(numbers), df
+        self.centre, self.centre_rows, self.prior, self.prior_rows = centre, centre_rows, prior, prior_rows
+        self.shift_weight, self.weight_rows = shift_weight if len(moved) else 0.0, weight_rows
+        self.shrinkage = min(shrinkage, 1 - 1e-9)  # worth finitely many rows
+        self.target, self.target_rows = torch.zeros_like(prior), z.new_zeros(sum(self.numbers))
+        self.started = False
+
+    def start(self, own: Tensor, loc: Tensor, covariance: Tensor) -> None:
+        """From shares `(N, K)`, hidden cells as the class's Gaussian expects them; covariances are matched, as with complete rows."""
+        row, entry, share = self._pairs(own)
+        K = own.shape[1]
+        expected = expect(loc.expand(K, -1), covariance.expand(K, -1, -1), self.z[row], self.visible[row], entry, share,
+                          pairs_of(self.visible[row], entry))
+        self._maximise(expected, row, entry, share, share, to_scale=(self.df - 2) / self.df)
+
+    def step(self) -> None:
+        """One step of EM."""
+        own = self._log_shares()[0].exp()
+        row, entry, share = self._pairs(own)
+        seen = self.visible[row]
+        expected = expect(self.loc, self.scale, self.z[row], seen, entry, share, pairs_of(seen, entry))
+        pull = share * (self.df + seen.sum(-1)) / (self.df + expected.q)
+        self._maximise(expected, row, entry, share, pull)
+
+    def objective(self) -> float:
+        """Log-likelihood of the visible cells under every mixture, and the log of the priors, up to a constant."""
+        total = float(self._log_shares()[1].sum())
+        error = self.loc - self.centre
+        factor = torch.linalg.cholesky(self.scale)
+        pulled = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).square().sum((-2, -1))
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        trace = (torch.cholesky_inverse(factor) * (self.prior + self.target)).sum((-2, -1))
+        weights = [w.log_softmax(-1).sum() for w in self.log_weights.split(self.numbers)]
+        return total + self.weight_rows * float(sum(weights)) - 0.5 * float(
+            (self.centre_rows * pulled + (self.prior_rows + self.target_rows) * log_det + trace).sum())
+
+    def _pairs(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and components that belong together, and the shares."""
+        kept = [torch.where(part > LEAST_SHARE, part, 0) for part in own.split(self.numbers, -1)]
+        own = torch.cat([part / part.sum(-1, keepdim=True) for part in kept], -1)
+        row, entry = own.nonzero().unbind(1)
+        return row, entry, own[row, entry]
+
+    def _log_shares(self) -> tuple[Tensor, Tensor]:
+        """Log shares `(N, K)`, and the log-likelihoods `(N, M)` of the rows under each mixture."""
+        joint = StudentT(self.df, self.loc, self.scale, validate_args=False)
+        scores = joint._log_marginal(self.z[:, None].expand(-1, len(self.loc), -1), self.visible[:, None].expand(-1, len(self.loc), -1))
+        parts = [(s + w.log_softmax(-1)) for s, w in zip(scores.split(self.numbers, -1), self.log_weights.split(self.numbers), strict=True)]
+        return torch.cat([p.log_softmax(-1) for p in parts], -1), torch.stack([p.logsumexp(-1) for p in parts], -1)
+
+    def _maximise(self, expected: Expected, row: Tensor, entry: Tensor, own: Tensor, pull: Tensor, to_scale: float = 1.0) -> None:
+        K, D = len(self.target_rows), self.z.shape[1]
+        zeros = self.z.new_zeros(K, D)
+        n, mass = (zeros[:, 0].index_add(0, entry, t) for t in (own, pull))
+        loc = zeros.index_add(0, entry, pull[:, None] * expected.rows) + self.centre_rows * self.centre
+        loc = loc / (mass + self.centre_rows)[:, None]
+        scatter = expected.spread.clone()
+        for k in range(K):
+            mine = entry == k
+            rows, share = expected.rows[mine], pull[mine]
+            if len(self.moved):  # one product for the rows and their moved copies
+                weight = share.new_tensor([1 - self.shift_weight] + len(self.moved) * [self.shift_weight / len(self.moved)])
+                rows = torch.cat([rows, *self.moved[:, row[mine]]])
+                share = (weight[:, None] * share).flatten()
+            error = rows - loc[k]
+            scatter[k] += (error * share[:, None]).T @ error
+        if self.started:  # the prior of the centre, in units of the scale; the closed form knows no such term
+            away = loc - self.centre
+            scatter += self.centre_rows * away[:, :, None] * away[:, None, :]
+        V = to_scale * scatter + self.prior
+        if not self.started:
+            self.target_rows = self.shrinkage / (1 - self.shrinkage) * (n + self.prior_rows)
+            spread = V.diagonal(dim1=-2, dim2=-1).mean(-1) / (n + self.prior_rows)
+            self.target = (self.target_rows * spread)[:, None, None] * torch.eye(D).to(V)
+        self.started = True
+        self.loc, self.scale = loc, (V + self.target) / (n + self.prior_rows + self.target_rows)[:, None, None]
+        weights = [m + self.weight_rows for m in n.split(self.numbers)]
+        self.log_weights = torch.cat([(w / w.sum()).log() - math.log(len(self.numbers)) for w in weights])
