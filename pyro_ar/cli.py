@@ -24,9 +24,13 @@ from pyro_ar import data
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.experiments import report
 from pyro_ar.experiments.comparison import MODELS as COMPARED
-from pyro_ar.experiments.comparison import run_compare
-from pyro_ar.experiments.occlusion import MODELS, OCCLUSIONS, Plan, run, summarise
+from pyro_ar.experiments.comparison_report import run_compare
+from pyro_ar.experiments.distances import TRUTHS, run_distances
+from pyro_ar.experiments.lineup import MODELS, REFERENCE, fitting, is_large
+from pyro_ar.experiments.occlusion import run
+from pyro_ar.experiments.occlusions import OCCLUSIONS
 from pyro_ar.experiments.parameters import Row, parameter_table, parse_shape
+from pyro_ar.experiments.plan import Plan
 from pyro_ar.experiments.store import Results
 
 __all__ = ["app", "main"]
@@ -76,13 +80,15 @@ def _start(context: typer.Context, show_version: Annotated[bool, typer.Option("-
 def occlusion(
     dataset: Annotated[str, typer.Option("--data", help="digits, a set under PYRO_AR_DATA, or a file with labels.")] = "digits",
     label: Annotated[str | None, typer.Option(help="Column of the labels in a .csv or .amat file, by name or number.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Use the first rows only.", show_default="all")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use the first rows only, of an official test part too.", show_default="all")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Two levels: 1 from half of the levels on.")] = False,
-    seeds: Annotated[str, typer.Option(help="One shuffle of the rows each.")] = "1,2",
-    folds: Annotated[int, typer.Option(help="Splits of each shuffle.")] = 5,
-    models: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(MODELS)}.", show_default="all that fit the data")] = None,
+    seeds: Annotated[str | None, typer.Option(help="One shuffle of the rows each.", show_default="1,2; of an official test part 1")] = None,
+    folds: Annotated[int | None, typer.Option(help="Splits of each shuffle.", show_default="5; or the official test part")] = None,
+    models: Annotated[str | None, typer.Option(help=f"'all', or some of: {', '.join(map(repr, MODELS))}.",
+                                               show_default="the quicker ones that fit the data")] = None,
     occlusions: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(OCCLUSIONS)}.",
-                                                   show_default="all that fit the data")] = None,
+                                                   show_default="those usual for the size of the images")] = None,
+    reference: Annotated[str, typer.Option(help="The model that the others are compared with, pair by pair.")] = REFERENCE,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run goes on from what it holds.")] = Path("occlusion"),
     threads: Annotated[int, typer.Option(min=1, help="Of each worker; the matrices are small, and one is the fastest.")] = 1,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that work at the same time; the results are the same.",
@@ -90,37 +96,51 @@ def occlusion(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
 ) -> int:
     """Train classifiers on whole images, hide pixels, and see how p(class | visible pixels) holds up."""
-    plan = Plan(_load(dataset, label, rows, binary), _numbers("--seeds", seeds), folds, _names(models), _names(occlusions))
+    require(reference in MODELS, f"--reference must be one of {', '.join(MODELS)}", reference)
+    loaded, test_rows = _load(dataset, label, rows, binary, official=folds is None)
+    shuffles = (1,) if test_rows else (1, 2)
+    plan = Plan(loaded, shuffles if seeds is None else _numbers("--seeds", seeds), folds if folds is not None else 1 if test_rows else 5,
+                fitting(loaded) if models == "all" else _names(models), _names(occlusions), test_rows)
     results = Results.open(out / "results.json", plan.settings(), fresh=fresh)
     screen = Console()
-    screen.print(f"{plan.data}\n{len(plan.models or ())} models, {len(plan.seeds) * folds} splits, "
-                 f"{len(plan.occlusions or ())} occlusions; results go to {out}/", highlight=False, soft_wrap=True)
-    for name, reason in plan.unfit_models.items():
-        if reason and not models:
-            screen.print(f"without {name}: {reason}", highlight=False, soft_wrap=True)
+    _say_plan(screen, plan, out, models is None)
     before = len(results.units)
     try:
         torch.set_num_threads(threads)
         with threadpool_limits(threads):  # of the linear algebra behind numpy, which spins on idle cores
-            units = _work(plan, results, _workers(len(plan.units) - before) if workers is None else workers, threads)
+            units = _work(plan, results, _workers(plan, len(plan.units) - before) if workers is None else workers, threads)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {len(results.units)} of {len(plan.units)} units are done and kept in {results.path}; "
               "the same command goes on from there.", file=sys.stderr)
         return 130
-    summary = summarise(units)
-    written = report.write(plan, units, summary, out)
-    screen.print(report.tables(summary), highlight=False)
+    written = report.write(plan, units, out, reference=reference)
+    screen.print(report.tables(plan, units, reference=reference), highlight=False)
     if before:
         screen.print(f"\n{before} of {len(units)} units were there from an earlier run; --fresh starts over.", highlight=False)
     screen.print(f"\nWritten: {', '.join(map(str, [results.path, *written]))}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _load(name: str, label: str | None, rows: int | None, binary: bool) -> data.Dataset:
-    loaded = data.load(name, label=label)
-    if rows is not None:
-        loaded = loaded.head(rows)
-    return replace(loaded.binarise(), name=f"{loaded.name} (binary)") if binary else loaded
+def _say_plan(screen: Console, plan: Plan, out: Path, chosen: bool) -> None:
+    splits = f"{len(plan.seeds) * plan.folds} splits" if plan.folds > 1 else f"the last {plan.test_rows} rows are the test part"
+    screen.print(f"{plan.data}\n{len(plan.models or ())} models, {splits}, {len(plan.occlusions or ())} occlusions; results go to {out}/",
+                 highlight=False, soft_wrap=True)
+    if not chosen:
+        return
+    for name, reason in plan.unfit_models.items():
+        if reason and MODELS[name].usual(plan.data):
+            screen.print(f"without {name}: {reason}", highlight=False, soft_wrap=True)
+    others = [name for name in fitting(plan.data) if name not in (plan.models or ())]
+    if others:
+        screen.print(f"without {', '.join(others)}: they take longer; --models all runs them too", highlight=False, soft_wrap=True)
+
+
+def _load(name: str, label: str | None, rows: int | None, binary: bool, *, official: bool) -> tuple[data.Dataset, int]:
+    """The rows, and how many of the last ones are an official test part."""
+    train, test = data.load_parts(name, label=label) if official else (data.load(name, label=label), None)
+    train, test = train.head(rows), None if test is None else test.head(rows)
+    loaded = train if test is None else train.followed_by(test, name)
+    return replace(loaded.binarise(), name=f"{loaded.name} (binary)") if binary else loaded, 0 if test is None else len(test.x)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -132,10 +152,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
-def _workers(units: int) -> int:
-    """One per core; it takes seconds to start one, which ten units should be worth."""
+def _workers(plan: Plan, units: int) -> int:
+    """One per core; it takes seconds to start one, which ten units of small data should be worth."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, 4, units // 10))
+    return max(1, min(cores, 4, units if is_large(plan.data) else units // 10))
 
 
 def _work(plan: Plan, results: Results, workers: int, threads: int) -> list[dict[str, Any]]:
@@ -177,6 +197,21 @@ def compare(
         print(f"\nInterrupted. Finished fits are kept in {out}/; the same command goes on from there.", file=sys.stderr)
         return 130
     return 0
+
+
+@app.command()
+def distances(
+    truth: Annotated[str, typer.Option(help=f"What the rows are drawn from: {', '.join(TRUTHS)}.")] = "mixture",
+    variables: Annotated[int, typer.Option(help="Of the truth, binary: 2 to 10.")] = 6,
+    sizes: Annotated[str, typer.Option(help="Numbers of rows.")] = "20,100,500,2500",
+    repeats: Annotated[int, typer.Option(help="Draws of rows, for an error.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the truth and of the rows.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the table and the picture.")] = Path("distances"),
+) -> None:
+    """How far families end from a known truth: what no data closes beside what is not closed yet."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        run_distances(truth, variables=variables, sizes=_numbers("--sizes", sizes), repeats=repeats, seed=seed, out=out, progress=True)
 
 
 @app.command()

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import signal
@@ -5,10 +6,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from pyro_ar import cli, data
+from pyro_ar.experiments import lineup
+from pyro_ar.experiments.plan import Plan
 
 SMALL = ["--rows", "200", "--seeds", "1", "--folds", "2", "--models", "independent,gaussian", "--occlusions", "random-0,random-50,left"]
 
@@ -85,7 +89,7 @@ def test_occlusion_run_and_rerun(capsys, tmp_path):
     assert "2 models, 2 splits, 3 occlusions" in first
     assert "Accuracy, %" in first
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["examples.png", "levels.png", "results.csv", "results.json", "shapes.png"]
+    assert names == ["examples.png", "levels.png", "reliability.png", "results.csv", "results.json", "shapes.png", "summary.json"]
     assert cli.main(["occlusion", *SMALL, "--out", str(out)]) == 0
     again = capsys.readouterr().out
     assert "4 of 4 units were there from an earlier run" in again
@@ -149,9 +153,51 @@ def test_a_killed_process_goes_on(tmp_path, kill, workers):
     assert units[:len(done)] == done
 
 
-def test_workers_are_worth_their_start():
-    assert cli._workers(4) == cli._workers(0) == 1
-    assert 1 <= cli._workers(100) <= 4
+def test_workers_are_worth_their_start(monkeypatch):
+    small = Plan(data.digits())
+    assert cli._workers(small, 4) == cli._workers(small, 0) == 1
+    assert 1 <= cli._workers(small, 100) <= 4
+    monkeypatch.setattr(lineup, "LARGE", 1000)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    assert (cli._workers(small, 3), cli._workers(small, 1), cli._workers(small, 0)) == (2, 1, 1)
+
+
+def write_idx(path, values, kind=8):
+    values = np.asarray(values, np.uint8)
+    path.write_bytes(gzip.compress(bytes([0, 0, kind, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes(), mtime=0))
+
+
+def test_an_official_test_part_is_used(capsys, tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    digits = data.digits()
+    for start, rows in (("train", slice(0, 200)), ("t10k", slice(200, 300))):
+        images = torch.nn.functional.interpolate(digits.x[rows].reshape(-1, 1, 8, 8) * 15, size=(28, 28)).squeeze(1)
+        write_idx(tmp_path / "mnist" / f"{start}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / "mnist" / f"{start}-labels-idx1-ubyte.gz", digits.y[rows])
+    monkeypatch.setenv("PYRO_AR_DATA", str(tmp_path))
+    out = tmp_path / "out"
+    arguments = ["occlusion", "--data", "mnist", "--models", "kernel density,logistic (mean)", "--occlusions", "random-0,random-80", "--out", str(out)]
+    assert cli.main([*arguments, "--reference", "logistic (mean)"]) == 0
+    said = capsys.readouterr().out
+    assert "mnist: 300 rows of 784 variables (28x28), 256 states, 10 classes" in said
+    assert "the last 100 rows are the test part" in said
+    assert "binomial" in said
+    units = json.loads((out / "results.json").read_text())["units"]
+    assert [(unit["model"], unit["rows"]) for unit in units] == [("kernel density", 100), ("logistic (mean)", 100)]
+    assert units[0]["cells"]["random-80"]["accuracy"] > units[1]["cells"]["random-80"]["accuracy"] + 0.1
+    assert cli.main([*arguments, "--rows", "60", "--folds", "2", "--fresh"]) == 0
+    assert "mnist train: 60 rows" in capsys.readouterr().out
+
+
+def test_the_default_says_what_it_leaves_out(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_work", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert cli.main(["occlusion", "--out", str(tmp_path / "a")]) == 130
+    assert "without OrderlessNADE (4 orders), pattern net: they take longer; --models all runs them too" in capsys.readouterr().out
+    assert cli.main(["occlusion", "--models", "all", "--out", str(tmp_path / "b")]) == 130
+    said = capsys.readouterr()
+    assert f"{len(lineup.MODELS)} models, 10 splits" in said.out
+    assert "without" not in said.out
+    assert "--reference must be one of independent" in refused(capsys, "occlusion", "--reference", "nope", "--out", str(tmp_path / "c"))
 
 
 def test_data_from_files(capsys, tmp_path, monkeypatch):

@@ -223,6 +223,23 @@ def test_named_sets_are_found(monkeypatch, tmp_path):
         data.load("mnist", "valid")
 
 
+def test_parts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYRO_AR_DATA", str(tmp_path))
+    (tmp_path / "debd").mkdir()
+    np.savez(tmp_path / "debd/nltcs.npz", train=np.eye(4, dtype=np.uint8), test=np.eye(4, dtype=np.uint8)[:2])
+    for name in ("nltcs", "debd/nltcs"):
+        train, test = data.load_parts(name)
+        assert (len(train.x), len(test.x)) == (4, 2)
+    both = train.followed_by(test, "both")
+    assert (both.name, both.x.tolist()) == ("both", [*np.eye(4).tolist(), *np.eye(4)[:2].tolist()])
+    assert data.load_parts("digits")[1] is None
+    (tmp_path / "wine").mkdir()
+    (tmp_path / "wine/winequality-red.csv").write_text('"acid";"quality"\n7.4;5\n7.8;6\n')
+    assert data.load_parts("wine")[1] is None
+    with pytest.raises(ValueError, match="must have rows of one kind"):
+        data.digits().followed_by(data.digits(binary=True), "both")
+
+
 def test_words_are_categories_in_alphabetical_order(tmp_path):
     (tmp_path / "table.csv").write_text("colour,size\nred,2\nblue,0\nred,1\ngreen,2\n")
     loaded = data.load(tmp_path / "table.csv")

@@ -1,4 +1,4 @@
-"""The Python of the README and of the extension page runs as it stands, block after block in one module."""
+"""The Python of the README and of the pages below runs as it stands, block after block in one module."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/classifying.md", "docs/comparing.md", "docs/extending.md", "docs/incomplete.md"])
 def test_python_blocks_run(page, monkeypatch):
     text = (Path(__file__).parent.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

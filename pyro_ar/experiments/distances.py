@@ -4,9 +4,11 @@ On a truth small enough to list, KL(truth || fit) is exact. The nearest joint of
 data; the rest of the distance shrinks with the rows.
 """
 
+import io
 import math
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,17 +16,23 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pyro_ar.checks import require
 from pyro_ar.comparison import TableModel, table_models
 from pyro_ar.comparison.recipes import fit_recipe, freeze
 from pyro_ar.divergence import MAX_STATES, closest_table, kl_divergence
-from pyro_ar.experiments.comparison import legend_in_columns
-from pyro_ar.families import Family
+from pyro_ar.experiments.comparison_report import legend_in_columns
+from pyro_ar.experiments.store import write_atomically, write_csv
+from pyro_ar.families import FVSBN, Family
 from pyro_ar.joint import Joint, all_states
+from pyro_ar.mixture import Mixture
 from pyro_ar.plots import Series, curves
+from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
-__all__ = ["Distance", "NewtonModel", "closest_family", "distances", "draw"]
+__all__ = ["TRUTHS", "Distance", "NewtonModel", "closest_family", "distances", "draw", "make_truth", "run_distances"]
+
+TRUTHS = ("mixture", "FVSBN", "chain", "tree", "coins")
 
 
 class NewtonModel:
@@ -113,7 +121,7 @@ class Distance(NamedTuple):
 
 
 def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes: Sequence[int] = (20, 100, 500, 2500), repeats: int = 5,
-              strengths: Sequence[float] = (0.25, 1.0, 4.0, 16.0, 64.0), seed: int = 0) -> list[Distance]:
+              strengths: Sequence[float] = (0.25, 1.0, 4.0, 16.0, 64.0), seed: int = 0, progress: bool = False) -> list[Distance]:
     """Exact distances of the tables and of these families from a small truth.
 
     Args:
@@ -123,10 +131,12 @@ def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes:
         repeats: Draws of rows.
         strengths: Of the tables' priors, averaged by evidence.
         seed: Of the draws.
+        progress: Show a bar.
 
     Raises:
-        ValueError: Too large a truth, fewer than 2 repeats.
+        ValueError: Too large a truth, no positive sizes, fewer than 2 repeats.
     """
+    require(len(sizes) > 0 and min(sizes) >= 1 and len(set(sizes)) == len(sizes), "sizes must be different numbers of rows, 1 or more", sizes)
     require(repeats >= 2, "repeats must be 2 or more, for an error", repeats)
     sizes_of = truth.num_states or ()
     models: dict[str, Any] = {name: m.with_states(sizes_of) for name, m in table_models(sizes_of, strengths).items()}
@@ -135,7 +145,8 @@ def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes:
         torch.manual_seed(seed)
         x = truth.sample((repeats, max(sizes)))
     found = []
-    for name, model in models.items():
+    for name, model in (bar := tqdm(models.items(), disable=not progress)):
+        bar.set_description(name)
         nearest = closest_table(truth, model.joint, **model.structure) if isinstance(model, TableModel) else closest_family(truth, families[name])
         floor = kl_divergence(truth, nearest).item()
         for rows in sizes:
@@ -167,3 +178,74 @@ def draw(found: Sequence[Distance], title: str = "How far from the truth?") -> F
         axis.xaxis.set_minor_locator(NullLocator())
     legend_in_columns(figure, 3, "Brackets: free parameters. Floor: the distance that no amount of data closes.")
     return figure
+
+
+def make_truth(name: str, variables: int = 6, seed: int = 0) -> Joint:
+    """A known joint of binary variables, float64: one of `TRUTHS`.
+
+    'mixture' is one of three products, which no family of the line-up but the full table holds.
+
+    Raises:
+        ValueError: No such truth, or not 2 to 10 variables.
+    """
+    require(name in TRUTHS, f"truth must be one of {', '.join(TRUTHS)}", name)
+    require(2 <= variables <= 10, "variables must be 2 to 10, so that all values can be listed often", variables)
+    n, flip = variables, torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "FVSBN":
+            joint = FVSBN(n).double()()
+            return joint.with_tensors({k: 2.0 * torch.randn_like(t.detach()) for k, t in joint.tensors.items()})
+        if name == "mixture":
+            return Mixture(torch.zeros(3, dtype=torch.float64), FullyIndependent(1.5 * torch.randn(3, n, 2, dtype=torch.float64)))
+        if name == "chain":
+            return MarkovChain(torch.zeros(2, dtype=torch.float64), flip.expand(n - 1, 2, 2))
+        if name == "tree":  # a star, so that no chain holds it
+            return ChowLiuTree([(), *[(0,)] * (n - 1)], [flip.new_zeros(2), *[flip] * (n - 1)])
+        return FullyIndependent(torch.randn(n, 2, dtype=torch.float64))
+
+
+def run_distances(truth: str = "mixture", *, variables: int = 6, sizes: Sequence[int] = (20, 100, 500, 2500), repeats: int = 5, seed: int = 0,
+                  out: Path = Path("distances"), progress: bool = False, say: Callable[[str], None] = print) -> list[Distance]:
+    """The command `pyro-ar distances`: a table, a CSV file and a picture of what each family cannot close and has not closed yet.
+
+    Args:
+        truth: One of `TRUTHS`.
+        variables: Of the truth, binary.
+        sizes: Numbers of rows.
+        repeats: Draws of rows.
+        seed: Of the truth and of the draws.
+        out: Folder of the results.
+        progress: Show a bar.
+        say: Where the lines of text go.
+
+    Raises:
+        ValueError: Bad options.
+    """
+    require(seed >= 0, "seed must be 0 or more", seed)
+    joint, out, sizes = make_truth(truth, variables, seed), Path(out), sorted(sizes)
+    require(out.is_dir() or not out.exists(), "the results go into a folder", str(out))
+    found = distances(joint, {"FVSBN": lambda: FVSBN(variables)}, sizes, repeats, seed=seed, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / "results.csv", [{"rows": d.rows, "model": d.model, "parameters": d.parameters, "floor": d.floor, "open": d.open, "se": d.error}
+                                    for d in found])
+    picture = io.BytesIO()
+    draw(found, f"How far from the truth? ({truth}, {variables} binary variables)").savefig(picture, format="png")
+    write_atomically(out / "distances.png", picture.getvalue())
+    say(f"KL(truth || fit) in nats; the truth: {truth}, {variables} binary variables; means of {repeats} draws of rows and their standard errors\n")
+    say(_text(found, sizes))
+    say("\nfloor: of the family's nearest joint, which no amount of data closes. open: what the rows have not closed yet; floor + open is the distance, "
+        f"* the nearest model with so many rows.\nWritten: {out}/results.csv, distances.png")
+    return found
+
+
+def _text(found: Sequence[Distance], sizes: Sequence[int]) -> str:
+    by = {(d.model, d.rows): d for d in found}
+    nearest = {rows: min((d for d in found if d.rows == rows), key=lambda d: d.floor + d.open).model for rows in sizes}
+    names = sorted({d.model for d in found}, key=lambda m: by[m, sizes[-1]].floor + by[m, sizes[-1]].open)
+    lines = [["model", "parameters", "floor", *(f"open, {rows:,} rows" for rows in sizes)]]
+    for m in names:
+        each = [f"{by[m, rows].open:.4f} ±{by[m, rows].error:.4f}{'*' if nearest[rows] == m else ' '}" for rows in sizes]
+        lines.append([m, f"{by[m, sizes[0]].parameters:,}", f"{by[m, sizes[0]].floor:.4f}", *each])
+    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True))).rstrip() for line in lines)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ar.experiments.comparison import MODELS, Plan, estimate_seconds, load_split, run_compare, summarise
+from pyro_ar import cli
+from pyro_ar.experiments.comparison import MODELS, NEURAL, Plan, estimate_seconds
+from pyro_ar.experiments.comparison_report import run_compare, summarise
+from pyro_ar.experiments.states import load_split
 from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")  # Lightning's
@@ -69,6 +72,33 @@ def test_an_interrupted_run_goes_on(csv, tmp_path):
         run_compare(str(csv), out=tmp_path / "out", sizes=(60,), models=FEW, say=said.append)
 
 
+def test_the_command(csv, tmp_path, capsys, monkeypatch):
+    threads = torch.get_num_threads()
+    out = tmp_path / "out"
+    arguments = ["compare", "--data", str(csv), "--out", str(out), "--sizes", "20,200", "--models", "independent,Markov chain 1", "--label", "e"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "data.csv: 240 training rows, 60 test rows, 4 variables of at most 2 states" in said
+    assert "4 of 4 fits to do" in said
+    assert (out / "curve.png").exists()
+    assert cli.main(arguments) == 0
+    assert "0 of 4 fits to do" in capsys.readouterr().out
+    for wrong, text in ((["--sizes", "a"], "--sizes must be whole numbers"), (["--models", "GAN"], "models must be some of"),
+                        (["--data", "nothing"], "no data set or file called 'nothing'"), (["--label", "zz"], "wanted a label column")):
+        assert cli.main([*arguments, *wrong]) == 2
+        refusal = capsys.readouterr().err
+        assert text in refusal
+        assert refusal.count("\n") == 1
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyro_ar.experiments.comparison._one_unit", stop)
+    assert cli.main([*arguments, "--fresh"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    torch.set_num_threads(threads)
+
+
 def test_the_plan():
     x = torch.randint(0, 2, (1000, 16))
     plan = Plan("coins", x[:900], x[900:])
@@ -126,12 +156,45 @@ def test_values_are_recoded_and_said(tmp_path):
         load_split(str(tmp_path / "wide.csv"))
 
 
+def test_columns_are_named_as_in_the_file(tmp_path):
+    """Also beside a label; and a column of one value is left out, and said to be."""
+    x = torch.stack([torch.full((60,), 7), torch.arange(60) % 3, torch.arange(60) % 2, torch.arange(60) % 3 + 4], -1).numpy()
+    np.savetxt(tmp_path / "named.csv", x, fmt="%d", delimiter=",", header="one,label,b,c", comments="")
+    np.savetxt(tmp_path / "bare.csv", x, fmt="%d", delimiter=",")
+    for file, label, one, c in (("named", "label", "one", "c"), ("named", -3, "one", "c"), ("bare", 1, "0", "3")):
+        said = []
+        name, train, test = load_split(str(tmp_path / f"{file}.csv"), label=label, say=said.append)
+        assert Plan(name, train, test).num_states == (2, 3)
+        assert said[-2:] == [f"left out, since they have one value in all rows and so tell no two models apart: {one}",
+                             f"values recoded to 0, 1, ... in their order in 1 column: {c}"]
+    np.savetxt(tmp_path / "same.csv", np.ones((30, 3)), fmt="%d", delimiter=",")
+    with pytest.raises(ValueError, match="every column is constant"):
+        load_split(str(tmp_path / "same.csv"))
+
+
+def test_neural_models_know_what_each_variable_can_be(tmp_path):
+    """No probability is lost on states that a variable has not got, and no parameter is counted for them."""
+    x = torch.stack([torch.arange(90) % 2, torch.arange(90) // 2 % 5, torch.arange(90) // 10 % 3], -1)
+    plan = Plan("d", x, x[:9], steps=5)
+    values = torch.cartesian_prod(*map(torch.arange, (2, 5, 3))).float()
+    for name in NEURAL:
+        recipe = plan.recipe(name, 90)
+        joint = recipe.fit(x.float())
+        assert joint.num_states == (2, 5, 3)
+        assert joint.log_prob(values).exp().sum().item() == pytest.approx(1, abs=1e-5)
+        assert recipe.num_parameters(plan.num_states) < NEURAL[name].make(3, 5).num_parameters
+    assert plan.recipe("FVSBN", 90).num_parameters(()) == 1 + 4 * (1 + 1) + 2 * (1 + 1 + 4)
+
+
 def test_messages_of_the_plan(tmp_path, csv):
     x = torch.randint(0, 2, (50, 3))
     with pytest.raises(ValueError, match="Markov chain 3 has more memory than 3 variables can use"):
         Plan("d", x, x, models=("Markov chain 3",))
     assert Plan("d", x, x).left_out == ()
     assert Plan("d", x, x).too_long == ("Markov chain 3",)
+    assert Plan("d", x, x).same == ("Markov chain 2",)
+    assert "Markov chain 2" not in Plan("d", x, x).models
+    assert Plan("d", x, x, models=("Markov chain 2",)).models == ("Markov chain 2",)
     with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):
         Plan("d", x, x, seed=-1)
     with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):

@@ -3,8 +3,17 @@
 import pytest
 import torch
 
+from pyro_ar import cli
 from pyro_ar.divergence import closest_table, kl_divergence
-from pyro_ar.experiments.distances import NewtonModel, closest_family, distances, draw
+from pyro_ar.experiments.distances import (
+    TRUTHS,
+    NewtonModel,
+    closest_family,
+    distances,
+    draw,
+    make_truth,
+    run_distances,
+)
 from pyro_ar.families import FVSBN
 from pyro_ar.mixture import Mixture
 from pyro_ar.tables import FullyIndependent
@@ -56,5 +65,44 @@ def test_bad_input_is_named(truth):
         distances(truth, {}, repeats=1)
     with pytest.raises(ValueError, match="one joint of at most"):
         closest_family(truth.expand((2,)), lambda: FVSBN(5))
+    with pytest.raises(ValueError, match="sizes must be different"):
+        distances(truth, {}, sizes=(50, 0))
+    with pytest.raises(ValueError, match="truth must be one of mixture"):
+        make_truth("GAN")
+    with pytest.raises(ValueError, match="variables must be 2 to 10"):
+        make_truth("chain", 11)
     with pytest.raises(ValueError, match="positive"):
         NewtonModel(lambda: FVSBN(5), scale=0.0)
+
+
+@pytest.mark.parametrize(("name", "holds"), [("chain", "Markov chain 1"), ("tree", "Chow-Liu tree"), ("coins", "independent")])
+def test_a_family_that_holds_the_truth_has_no_floor(name, holds):
+    truth = make_truth(name, 4)
+    found = {d.model: d for d in distances(truth, {}, sizes=(4000,), repeats=2)}
+    assert found[holds].floor == pytest.approx(0, abs=1e-9)
+    assert found[holds].open < 0.02
+    assert name == "coins" or found["independent"].floor > 0.1
+    assert set(TRUTHS) >= {name}
+
+
+def test_the_command(tmp_path, capsys):
+    """A table, a CSV file and a picture, whose numbers are those of `distances`."""
+    threads = torch.get_num_threads()
+    out = tmp_path / "out"
+    assert cli.main(["distances", "--variables", "3", "--sizes", "500,20", "--repeats", "2", "--truth", "FVSBN", "--out", str(out)]) == 0
+    torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    assert (out / "distances.png").read_bytes().startswith(b"\x89PNG")
+    lines = (out / "results.csv").read_text().splitlines()
+    assert lines[0] == "rows,model,parameters,floor,open,se"
+    again = run_distances("FVSBN", variables=3, sizes=(20, 500), repeats=2, out=tmp_path / "again", say=lambda line: None)
+    assert len(lines) == 1 + len(again) == 1 + 2 * 6  # no chain of order 3 over three variables
+    fvsbn = next(d for d in again if d.model == "FVSBN" and d.rows == 500)
+    assert fvsbn.floor == pytest.approx(0, abs=1e-6)
+    assert f"{fvsbn.open:.4f} ±{fvsbn.error:.4f}" in said
+    assert said.count("*") == 3  # the nearest at each number of rows, and the line that says so
+    assert cli.main(["distances", "--truth", "GAN"]) == 2
+    assert cli.main(["distances", "--sizes", "a"]) == 2
+    assert "sizes must be whole numbers" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["distances", "--out", str(tmp_path / "file")]) == 2

@@ -1,0 +1,193 @@
+import json
+import math
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rich.console import Console
+
+from pyro_ar import data
+from pyro_ar.experiments import occlusion_pictures, report
+from pyro_ar.experiments.lineup import MODELS
+from pyro_ar.experiments.occlusion import run
+from pyro_ar.experiments.occlusion_tables import costs, used
+from pyro_ar.experiments.plan import Plan
+from pyro_ar.experiments.scoring import METRICS, differences, scores, summarise
+from pyro_ar.experiments.shown import completed, examples
+from pyro_ar.experiments.store import Results
+
+SMALL = {"seeds": (1,), "folds": 2, "models": ("independent", "Gaussian", "kernel density"), "occlusions": ("random-0", "random-50", "left")}
+
+
+@pytest.fixture(scope="module")
+def few():
+    return data.digits().head(200)
+
+
+@pytest.fixture(scope="module")
+def done(few, tmp_path_factory):
+    plan = Plan(few, **SMALL)
+    return plan, list(run(plan, Results.open(tmp_path_factory.mktemp("run") / "results.json", plan.settings())))
+
+
+def as_text(renderable, width=100):
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def made_up(plan, reason=""):
+    """A unit per model and split, of random answers."""
+    generator = np.random.default_rng(0)
+
+    def answer():
+        log_p = generator.normal(size=(40, 10))
+        return scores(log_p - np.log(np.exp(log_p).sum(1, keepdims=True)), generator.integers(10, size=40), rows=plan.folds == 1)
+
+    return [{"model": model, "seed": seed, "fold": fold, "rows": 40, "parameters": 1234, "fit_seconds": 1.0, "answer_seconds": 2.0,
+             "cells": {name: {"reason": reason} if reason and model == "FVSBN" else answer() for name in plan.occlusions}}
+            for seed, fold, model in plan.units]
+
+
+# Tables.
+
+
+def test_tables_show_the_numbers(done):
+    plan, units = done
+    text = as_text(report.tables(plan, units, reference="Gaussian"))
+    summary, compared = summarise(units), differences(units, "Gaussian")
+    for name in ("random-50", "left"):
+        cell, difference = summary["Gaussian"][name], compared["independent"][name]
+        assert f"{100 * cell.mean['accuracy']:.1f}±" in text
+        assert f"{cell.mean['log_score']:.2f}±" in text
+        assert f"{100 * difference.mean['accuracy']:+.1f}±" in text
+    assert f"{compared['independent']['random-50'].mean['log_score']:+.2f}±" in text
+    assert "Accuracy minus that of Gaussian, points" in text
+    assert "over 2 splits" in text
+    assert "bandwidth" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_no_differences_without_the_reference(done):
+    plan, units = done
+    assert "minus" not in as_text(report.tables(plan, units))
+
+
+def test_the_default_tables_fit_into_80_columns():
+    plan = Plan(data.digits())
+    text = as_text(report.tables(plan, made_up(plan)), width=80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.startswith("logistic (mean)")]
+    assert len(rows) >= 6 + 2 + 1  # six tables, differences, costs: none is broken over two lines
+    assert all(line.count("±") in (5, 7) for line in rows[:8])
+
+
+def test_one_split_says_what_its_errors_are(few):
+    plan = Plan(few, seeds=(1,), folds=1, test_rows=40, models=("independent", "Gaussian"), occlusions=("random-0", "random-50"))
+    units = made_up(plan)
+    text = " ".join(as_text(report.tables(plan, units, reference="Gaussian")).split())
+    assert "± is the standard error over the 40 test rows: binomial" in text
+    p = summarise(units)["Gaussian"]["random-0"].mean["accuracy"]
+    assert f"{100 * p:.1f}±{100 * math.sqrt(p * (1 - p) / 40):.1f}" in text
+
+
+def test_footnotes_merge_what_differs_in_numbers(few):
+    plan = Plan(few, models=("Gaussian", "FVSBN", "NADE"), occlusions=("random-50", "left"))
+    units = made_up(plan, "no exact answer: 32 hidden")
+    for unit in units:
+        if unit["model"] == "NADE":
+            unit["cells"]["left"] = {"reason": "no exact answer: 5 hidden"}
+    text = " ".join(as_text(report.tables(plan, units)).split())
+    assert text.count("none (1): no exact answer: 5 to 32 hidden") == 1
+    assert "(2)" not in text
+    assert "FVSBN, NADE: only where there is an answer." in occlusion_pictures._missing(summarise(units))
+
+
+def test_costs(done):
+    _, units = done
+    mine = [unit for unit in units if unit["model"] == "kernel density"]
+    cost = costs(units, "kernel density")
+    assert cost.parameters == 100 * 64 + 10
+    assert cost.ms_per_row == pytest.approx(1000 * sum(unit["answer_seconds"] for unit in mine) / (200 * 3))
+    assert len(cost.chosen["bandwidth"]) == 2
+
+
+def test_costs_of_a_model_that_was_never_fitted():
+    units = [{"model": "a", "rows": 9, "parameters": None, "fit_seconds": 1.0, "answer_seconds": 0.0, "cells": {"left": {"reason": "no"}}}]
+    cost = costs(units, "a")
+    assert cost.parameters is None
+    assert math.isnan(cost.ms_per_row)
+
+
+# Files.
+
+
+def test_files_are_written(done, tmp_path):
+    plan, units = done
+    written = report.write(plan, units, tmp_path, reference="Gaussian")
+    assert sorted(path.name for path in written) == ["differences.png", "examples.png", "levels.png", "reliability.png", "results.csv", "shapes.png", "summary.json"]
+    assert all(path.stat().st_size > 200 for path in written)
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("model,occlusion,hidden,splits,accuracy,accuracy_se,log_score")
+    assert len(lines) == 1 + 3 * 3
+
+
+def test_csv_and_json_hold_the_paired_differences(done):
+    _, units = done
+    expected = differences(units, "Gaussian")["independent"]["left"]
+    row = next(row for row in report.csv_rows(units, "Gaussian") if (row["model"], row["occlusion"]) == ("independent", "left"))
+    entry = report.summary_json(units, "Gaussian")["models"]["independent"]["occlusions"]["left"]["difference"]
+    for metric in METRICS:
+        assert row[f"difference_{metric}"] == entry[metric] == pytest.approx(expected.mean[metric], abs=1e-6)
+        assert row[f"difference_{metric}_se"] == entry[f"{metric}_se"] == pytest.approx(expected.error[metric], abs=1e-6)
+    assert row["reference"] == "Gaussian"
+    json.dumps(report.summary_json(units), allow_nan=False)
+
+
+# Pictures.
+
+
+def test_panel_shows_the_stored_posteriors(few, done):
+    plan, units = done
+    tile = occlusion_pictures._tiles(plan, units)[0]
+    example = examples(plan)[0]
+    train, _ = plan.split(1, 0)
+    x, y = few.x.double(), few.y
+    model = MODELS["Gaussian"].make(few).fit(x[train], y[train])
+    expected = model.predict_proba(x[example.row][None], example.visible[None])[0]
+    assert tile.posteriors["Gaussian"] == pytest.approx(expected, abs=1e-4)
+    assert tile.title == "50 %"
+
+
+def test_the_reliability_diagram_is_of_the_hardest_levels(few):
+    plan = Plan(few, models=("Gaussian", "FVSBN"))
+    units = made_up(plan, "no")
+    figure = occlusion_pictures.draw(plan, units)["reliability.png"]
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == ["Gaussian"]  # the other has no answers
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["50 % at random", "75 % at random", "90 % at random"]
+    assert used(summarise(units)) == list(plan.occlusions)
+
+
+def test_the_picture_of_differences(done):
+    plan, units = done
+    figure = occlusion_pictures.draw(plan, units, reference="Gaussian")["differences.png"]
+    accuracy, log_score = figure.axes
+    assert accuracy.get_title().startswith("Accuracy minus that of Gaussian (points)")
+    assert (accuracy.get_ylim(), log_score.get_ylim()) == occlusion_pictures.NEAR
+    expected = differences(units, "Gaussian")["kernel density"]["random-50"].mean
+    (found,) = [line for line in accuracy.get_lines() if line.get_marker() == "^"]  # the third series
+    assert found.get_ydata()[1] == pytest.approx(100 * expected["accuracy"])
+    assert "differences.png" not in occlusion_pictures.draw(plan, units, reference="nobody")
+
+
+def test_no_completions_without_a_hidden_lower_half(few):
+    assert completed(Plan(few, **SMALL)) == []
+
+
+def test_no_pictures_of_rows_that_are_no_images(few):
+    plan = Plan(replace(few, image_shape=None), **SMALL | {"occlusions": ("random-0", "random-50")})
+    assert set(report.draw(plan, made_up(plan))) == {"levels.png", "reliability.png"}
