@@ -27,6 +27,7 @@ __all__ = ["MODELS", "REFERENCE", "Model", "fitting", "is_large"]
 
 REFERENCE = "MDA"  # of the paired differences: the model to beat
 LARGE = 2**22  # values in the training data
+MANY = 400  # cells: the answers of nets take many milliseconds per row
 MAX_PAIRS = 2**28  # cells in all pair tables of a tree
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
 RANK = 40  # of the Gaussian of large data
@@ -64,7 +65,7 @@ def _never(data: Dataset) -> bool:
 
 
 def _if_small(data: Dataset) -> bool:
-    return not is_large(data)
+    return not is_large(data) and data.x.shape[1] < MANY
 
 
 # Tables.

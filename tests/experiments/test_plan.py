@@ -99,7 +99,8 @@ def test_what_is_usual():
     assert [OCCLUSIONS[name].level for name in Plan(small).occlusions[:5]] == [0, 0.25, 0.5, 0.75, 0.9]
     assert [OCCLUSIONS[name].level for name in Plan(large).occlusions[:5]] == [0, 0.5, 0.8, 0.9, 0.95]
     assert len(Plan(small).occlusions) == len(Plan(large).occlusions) == 12
-    assert not {"FVSBN", "NADE", "OrderlessNADE"} & set(Plan(large).models)
+    for wide in (large, replace(large, x=large.x[:100], y=large.y[:100])):
+        assert not {"FVSBN", "NADE", "OrderlessNADE"} & set(Plan(wide).models)
     assert {"MDA", "kernel density", "SVM (mean)", "pattern net"} <= set(Plan(large).models)
     assert fitting(small) == tuple(MODELS)
     assert {"MDA", "MDA (tempered)", "Gaussian"} <= set(Plan(small).models) < set(fitting(small))
