@@ -181,7 +181,7 @@ def compare(
     models: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(COMPARED)}.", show_default="all that fit the data")] = None,
     rows: Annotated[int | None, typer.Option(help="Use the first rows of the training part only.", show_default="all")] = None,
     test_share: Annotated[float, typer.Option(help="Of the rows, held out where the set has no test part.")] = 0.2,
-    steps: Annotated[int, typer.Option(help="Of training of each neural model, at most.")] = 4000,
+    steps: Annotated[int, typer.Option(help="Of training of each neural model, at most.")] = 3000,
     seed: Annotated[int, typer.Option(help="Of the order of the rows, and of the neural models.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="The matrices are small, and one is the fastest.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,

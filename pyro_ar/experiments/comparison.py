@@ -84,7 +84,7 @@ class Plan:
     sizes: tuple[int, ...] | None = None
     models: tuple[str, ...] | None = None
     seed: int = 0
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
 
     def __post_init__(self) -> None:

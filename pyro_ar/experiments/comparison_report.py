@@ -117,7 +117,7 @@ def _simplest(found: Sequence[Summary]) -> str:
 
 
 def run_compare(data: str, *, label: str | None = None, out: Path = Path("compare"), sizes: tuple[int, ...] | None = None,
-                models: tuple[str, ...] | None = None, rows: int | None = None, test_share: float = 0.2, steps: int = 4000, seed: int = 0,
+                models: tuple[str, ...] | None = None, rows: int | None = None, test_share: float = 0.2, steps: int = 3000, seed: int = 0,
                 fresh: bool = False, say: Callable[[str], None] = print) -> list[Summary]:
     """The command `pyro-ar compare`: held-out nats per row against training rows, as a table, a CSV file and a picture.
 
@@ -131,7 +131,7 @@ def run_compare(data: str, *, label: str | None = None, out: Path = Path("compar
     --models      all        some of `MODELS`, separated by commas
     --rows        all        use the first rows of the training part only
     --test-share  0.2        of the rows, held out, where the set has no test part of its own
-    --steps       4000       of training of each neural model, at most
+    --steps       3000       of training of each neural model, at most
     --seed        0          of the order of the rows, and of the neural models
     --fresh       no         start over, overwriting what the folder holds
     ============  =========  =======================================================================================
