@@ -27,7 +27,7 @@ RELIABLE = 3  # levels in the reliability diagram: the hardest ones
 AXES = {"accuracy": "Accuracy (%)\nhigher is better", "log_score": "Log score: mean -log p(true class), nats\nlower is better",
         "calibration": "Calibration error (%)\nlower is better"}
 AWAY = {"accuracy": "Accuracy minus that of {} (points)\nabove the line is better", "log_score": "Log score minus that of {} (nats)\nbelow the line is better"}
-NEAR = ((-12.0, 3.0), (-0.15, 0.5))
+NEAR = ((-12.0, 3.0), (0.5, -0.15))  # worse and better than the reference, as far as is shown
 
 
 def draw(plan: Plan, units: Units, *, reference: str = REFERENCE) -> dict[str, Figure]:
@@ -65,11 +65,19 @@ def _differences(plan: Plan, units: Units, what: str, reference: str) -> dict[st
     # The reference too, so that the marks are the same in all pictures.
     compared = {model: itself if model == reference else compared.get(model, {}) for model in summarise(units)}
     panels = {AWAY[metric].format(reference): series for metric, series in zip(AXES, _panels(compared, levels).values(), strict=True) if metric in AWAY}
-    near = dict(zip(panels, NEAR, strict=True))
+    near = {label: _near(series, *line) for (label, series), line in zip(panels.items(), NEAR, strict=True)}
     note = (f"{spread(plan, compared)} Differences on the same rows with the same cells hidden.\n"
             "Lines that leave the picture are far worse: the tables have their numbers.")
     return {"differences.png": curves(panels, x, x_label="pixels hidden at random (%)", title=f"Compared with {reference} ({what})", note=note,
                                       limits=near)}
+
+
+def _near(series: Mapping[str, Series], worst: float, best: float) -> tuple[float, float]:
+    """Limits of the vertical axis: what is better than the reference is shown whole, what is worse as far as `worst`."""
+    values = np.concatenate([np.array(line.values) for line in series.values()])
+    sign = math.copysign(1.0, best)
+    best = sign * max(abs(best), 1.1 * float(np.nanmax(sign * values)))
+    return min(worst, best), max(worst, best)
 
 
 def _missing(summary: Summary) -> str:

@@ -17,6 +17,7 @@ from pyro_ar.experiments.plan import Plan
 from pyro_ar.experiments.scoring import METRICS, differences, scores, summarise
 from pyro_ar.experiments.shown import completed, examples
 from pyro_ar.experiments.store import Results
+from pyro_ar.plots import Series
 
 SMALL = {"seeds": (1,), "folds": 2, "models": ("independent", "Gaussian", "kernel density"), "occlusions": ("random-0", "random-50", "left")}
 
@@ -177,7 +178,10 @@ def test_the_picture_of_differences(done):
     figure = occlusion_pictures.draw(plan, units, reference="Gaussian")["differences.png"]
     accuracy, log_score = figure.axes
     assert accuracy.get_title().startswith("Accuracy minus that of Gaussian (points)")
-    assert (accuracy.get_ylim(), log_score.get_ylim()) == occlusion_pictures.NEAR
+    assert accuracy.get_ylim()[0] == -12  # far worse is left out, better never
+    assert log_score.get_ylim()[1] == 0.5
+    assert occlusion_pictures._near({"a": Series([-30.0, 10.0], []), "b": Series([math.nan], [])}, -12.0, 3.0) == (-12, pytest.approx(11))
+    assert occlusion_pictures._near({"a": Series([-2.0, 10.0], [])}, 0.5, -0.15) == (pytest.approx(-2.2), 0.5)
     expected = differences(units, "Gaussian")["kernel density"]["random-50"].mean
     (found,) = [line for line in accuracy.get_lines() if line.get_marker() == "^"]  # the third series
     assert found.get_ydata()[1] == pytest.approx(100 * expected["accuracy"])
