@@ -6,6 +6,7 @@ from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.bayesian import Bayesian, Posterior
 from pyro_ar.checks import IntractableError
 from pyro_ar.classify import (
+    CorrectedClassifier,
     Decision,
     DiscriminantAnalysis,
     GenerativeClassifier,
@@ -13,6 +14,7 @@ from pyro_ar.classify import (
     Looks,
     MixtureChainClassifier,
     MixtureDiscriminantAnalysis,
+    PatternNet,
     Plausibility,
     RiskCoverage,
     SemiSupervised,
@@ -61,11 +63,11 @@ from pyro_ar.training import Fit, fit, load, save
 from pyro_ar.transformed import Transformed
 
 __all__ = [
-    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "Decision", "Difference",
+    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "CorrectedClassifier", "Decision", "Difference",
     "DiscriminantAnalysis", "Evidence", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent", "Gaussian",
     "GenerativeClassifier", "Given", "IntractableError", "Joint", "KLEstimate", "LogisticRegression", "Loo", "Looks",
     "LowRankGaussian", "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureChainClassifier",
-    "MixtureDiscriminantAnalysis", "NADE", "NeuralModel", "OrderlessNADE", "OverOrders", "Plausibility", "Posterior", "RankNormal", "RiskCoverage",
+    "MixtureDiscriminantAnalysis", "NADE", "NeuralModel", "OrderlessNADE", "OverOrders", "PatternNet", "Plausibility", "Posterior", "RankNormal", "RiskCoverage",
     "Row", "SemiSupervised", "StructurePosterior", "StudentT", "TableModel", "TablePosterior", "TemperatureScaled", "Transformed",
     "arviz_comparison", "average", "chain_over", "closest_table", "compare", "cross_validate", "decide",
     "estimate_kl", "estimate_log_marginal", "fit", "guide_draws", "held_out_score", "information_gain",

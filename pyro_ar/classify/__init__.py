@@ -1,18 +1,20 @@
 """Classifiers of partly seen rows, in scikit-learn's conventions."""
 
 from pyro_ar.classify.abstention import Decision, RiskCoverage, decide, risk_coverage
+from pyro_ar.classify.corrected import CorrectedClassifier
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.logistic import LogisticRegression
 from pyro_ar.classify.looking import Looks, information_gain, reveal
 from pyro_ar.classify.mixture_chain import MixtureChainClassifier
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.classify.pattern_net import PatternNet
 from pyro_ar.classify.plausibility import Plausibility
 from pyro_ar.classify.semi_supervised import SemiSupervised
 from pyro_ar.classify.temperature import TemperatureScaled
 
 __all__ = [
-    "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
-    "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "Plausibility", "RiskCoverage", "SemiSupervised",
+    "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
+    "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
     "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
 ]

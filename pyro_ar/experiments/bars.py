@@ -1,7 +1,7 @@
 r"""The bars of the occlusion table that are not joints of this library: kernel density, support vectors, and a threshold before others.
 
 A class-conditional kernel density is a generative classifier like the others: a mixture with one narrow Gaussian per training row, whose
-marginals are exact. The support vector machine must have its hidden cells filled in. `pattern_net` holds the discriminative network.
+marginals are exact. The support vector machine must have its hidden cells filled in. The discriminative network is `PatternNet`.
 """
 
 import math

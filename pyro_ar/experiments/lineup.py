@@ -13,12 +13,19 @@ import numpy as np
 
 from torch import nn
 
-from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression, MixtureDiscriminantAnalysis
+from pyro_ar.classify import (
+    CorrectedClassifier,
+    DiscriminantAnalysis,
+    GenerativeClassifier,
+    LogisticRegression,
+    MixtureChainClassifier,
+    MixtureDiscriminantAnalysis,
+    PatternNet,
+)
 from pyro_ar.data import Dataset
 from pyro_ar.elliptical import LowRankGaussian
 from pyro_ar.experiments.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.inner import Tempered
-from pyro_ar.experiments.pattern_net import PatternNet
 from pyro_ar.families import FVSBN, NADE, OrderlessNADE, OverOrders
 from pyro_ar.outputs import Bernoulli, DiscretisedLogisticMixture, Output
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
@@ -31,6 +38,7 @@ MANY = 400  # cells: the answers of nets take many milliseconds per row
 MAX_PAIRS = 2**28  # cells in all pair tables of a tree
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
 RANK = 40  # of the Gaussian of large data
+MOST_LEVELS, MOST_DENSE = 64, 150  # of a chain over levels: its tables and matrices grow with them
 SUBSAMPLE = 5000  # training rows of the bars whose cost grows with their square
 
 
@@ -147,6 +155,23 @@ def _orderless_long(n: int, output: Output, classes: int) -> OverOrders:
     return OverOrders(OrderlessNADE(n, 128, output, classes, activation="relu"), 4)
 
 
+# Mixture and network together.
+
+
+def _corrected(data: Dataset) -> CorrectedClassifier:
+    return CorrectedClassifier(_mixture(data), _pattern_net(data), image_shape=data.image_shape)
+
+
+def _chain(data: Dataset) -> MixtureChainClassifier:
+    return MixtureChainClassifier(_mixture(data), num_levels=data.num_states)
+
+
+def _needs_few_levels(data: Dataset) -> str:
+    if not data.num_states or data.num_states > MOST_LEVELS:
+        return f"it needs values on {MOST_LEVELS} levels at most"
+    return "its full matrices are for fewer cells" if data.x.shape[1] > MOST_DENSE else ""
+
+
 # Bars.
 
 
@@ -159,8 +184,17 @@ def _machine(data: Dataset) -> Tempered:
 
 
 def _pattern_net(data: Dataset) -> PatternNet:
-    """Settings by log score on the same inner split as the nets above; of large data on the same rows as the mixture."""
-    return PatternNet(steps=6000, lr=2e-3, dropout=0.1, ranks=False) if is_large(data) else PatternNet()
+    """Settings by log score on the same inner split as the nets above; of large data on 5000 of the training rows."""
+    if not is_large(data):
+        return PatternNet()
+    if not data.image_shape:
+        return PatternNet(steps=6000, lr=2e-3, dropout=0.1, ranks=False)
+    return PatternNet(128, members=1, steps=6000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=data.image_shape)
+
+
+def _pattern_net_note(data: Dataset) -> str:
+    return ("a convolutional network trained on random pixels and boxes" if is_large(data) and data.image_shape
+            else "3 discriminative networks trained on random patterns")
 
 
 def _some_rows_note(text: str) -> Callable[[Dataset], str]:
@@ -178,6 +212,9 @@ MODELS: dict[str, Model] = {
     "Gaussian": Model(_gaussian, note=lambda data: f"factor analysis of rank {RANK}" if is_large(data) else ""),
     "MDA": Model(_mixture, note=lambda data: "mixtures of Student-t per class on rank-normal cells"),
     "MDA (tempered)": Model(lambda data: Tempered(_mixture(data)), note=lambda data: "the same with a temperature from inner rows, no longer a joint"),
+    "MDA + pattern net": Model(_corrected, note=lambda data: "the class posterior of MDA corrected by the pattern net; a joint for each pattern",
+                               usual=is_large),
+    "MDA chain": Model(_chain, _needs_few_levels, lambda data: "conditionals of MDA priced on levels and corrected by a net", usual=_never),
     "kernel density": Model(_density, note=_some_rows_note("")),
     "FVSBN": Model(_neural(lambda n, output, C: FVSBN(n, output, C), epochs=40, batch_size=128, lr=3e-2), _needs_states, usual=_if_small),
     "NADE": Model(_neural(lambda n, output, C: NADE(n, 64, output, C), epochs=60, batch_size=256, lr=3e-2, weight_decay=0.3), _needs_states,
@@ -185,7 +222,7 @@ MODELS: dict[str, Model] = {
     "OrderlessNADE": Model(_neural(_orderless, epochs=40, batch_size=64, lr=2e-2), _needs_states, usual=_if_small),
     "OrderlessNADE (4 orders)": Model(
         _neural(_orderless_long, epochs=120, batch_size=64, lr=1e-2, weight_decay=0.1), _needs_states, usual=_never),
-    "pattern net": Model(_pattern_net, note=lambda data: "3 discriminative networks trained on random patterns", usual=is_large),
+    "pattern net": Model(_pattern_net, note=_pattern_net_note, usual=is_large),
     "SVM (mean)": Model(_machine, note=_some_rows_note("hidden cells filled with their training mean; its probabilities are a softmax of votes")),
     "logistic (mean)": Model(lambda data: LogisticRegression(fill="mean"), note=lambda data: "hidden cells filled with their training mean"),
     "logistic (zero)": Model(lambda data: LogisticRegression(fill="zero"), note=lambda data: "hidden cells filled with zero"),

@@ -13,7 +13,6 @@ from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, Tempera
 from pyro_ar.experiments import bars, inner
 from pyro_ar.experiments.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.inner import Tempered, inner_split, some_rows
-from pyro_ar.experiments.pattern_net import PatternNet
 from pyro_ar.tables import FullyIndependent
 
 
@@ -157,31 +156,3 @@ def test_binarised(digits):
     plain = clone(make).fit((x >= 8).double(), y)
     assert wrapped.predict_log_proba(torch.where(seen, test, math.nan), seen) == pytest.approx(plain.predict_log_proba((test >= 8).double(), seen))
     assert wrapped.num_parameters == plain.num_parameters
-
-
-# The discriminative net.
-
-
-def test_pattern_net_learns_what_parts_say(digits):
-    x, y, test, true, seen = digits
-    net = PatternNet(hidden=64, members=2, steps=400, batch_size=64, dropout=0.1).fit(x, y)
-    assert net.score(test, true) > 0.75  # by chance 0.1 +- 0.03
-    assert net.score(test, true, visible=seen) > 0.5
-    torn = torch.where(seen, test, math.nan)
-    assert net.predict_log_proba(torn, seen) == pytest.approx(net.predict_log_proba(test, seen))
-    assert net.predict_proba(test, seen).sum(1) == pytest.approx(np.ones(100), abs=1e-5)
-    assert net.num_parameters == 2 * (128 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10)
-    mean = np.mean([torch.softmax(one(torch.cat([torch.where(seen, net.transform_.inv(test.float()), 0), seen.float()], 1)), 1).numpy()
-                    for one in net.nets_], axis=0)
-    assert net.predict_proba(test, seen) == pytest.approx(mean, abs=1e-5)
-
-
-@pytest.mark.parametrize("ranks", [True, False])
-def test_pattern_net_draws_its_own_numbers(digits, ranks):
-    x, y, test, _, _ = digits
-    before = torch.random.get_rng_state()
-    first, second = (PatternNet(hidden=8, members=1, steps=5, ranks=ranks).fit(x, y).predict_log_proba(test) for _ in range(2))
-    assert (first == second).all()
-    assert torch.random.get_rng_state().equal(before)
-    other = PatternNet(hidden=8, members=1, steps=5, ranks=ranks, seed=1).fit(x, y).predict_log_proba(test)
-    assert np.abs(other - first).max() > 1e-3

@@ -101,10 +101,32 @@ def test_what_is_usual():
     assert len(Plan(small).occlusions) == len(Plan(large).occlusions) == 12
     for wide in (large, replace(large, x=large.x[:100], y=large.y[:100])):
         assert not {"FVSBN", "NADE", "OrderlessNADE"} & set(Plan(wide).models)
-    assert {"MDA", "kernel density", "SVM (mean)", "pattern net"} <= set(Plan(large).models)
+    assert {"MDA", "MDA + pattern net", "kernel density", "SVM (mean)", "pattern net"} <= set(Plan(large).models)
+    assert not {"MDA + pattern net", "MDA chain", "pattern net"} & set(Plan(small).models)
     assert fitting(small) == tuple(MODELS)
     assert {"MDA", "MDA (tempered)", "Gaussian"} <= set(Plan(small).models) < set(fitting(small))
     assert occlusions.usual(None, 784) == ("random-0", "random-50", "random-80", "random-90", "random-95")
+
+
+def test_networks_for_large_images_are_convolutional():
+    large = data.Dataset("large", torch.zeros(6000, 784), torch.arange(6000) % 2, 256, (28, 28))
+    made = {name: MODELS["pattern net"].make(of) for name, of in (("images", large), ("rows", replace(large, image_shape=None)), ("small", data.digits()))}
+    assert {name: net.image_shape for name, net in made.items()} == {"images": (28, 28), "rows": None, "small": None}
+    assert MODELS["pattern net"].note(large) == "a convolutional network trained on random pixels and boxes"
+    both = MODELS["MDA + pattern net"].make(large)
+    assert both.net.get_params() == made["images"].get_params()
+    assert describe(both.classifier) == describe(MODELS["MDA"].make(large))
+    assert both.image_shape == (28, 28)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"num_states": 65}, "64 levels at most"), ({"num_states": None}, "64 levels at most"),
+    ({"x": torch.zeros(20, 784), "y": torch.arange(20) % 2, "image_shape": (28, 28)}, "fewer cells"),
+])
+def test_chains_over_levels_are_for_few_levels_and_cells(change, reason):
+    assert not MODELS["MDA chain"].unfit(data.digits())
+    with pytest.raises(ValueError, match=reason):
+        Plan(replace(data.digits(), **change), models=("MDA chain",))
 
 
 def test_an_official_test_part(few):

@@ -1,0 +1,198 @@
+r"""Discriminative networks that see random parts of the training rows, and say the class at once."""
+
+import itertools
+import math
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from torch import Generator, Tensor, nn
+
+from pyro_ar.checks import require
+from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.rank_normal import RankNormal
+
+__all__ = ["PatternNet", "random_parts"]
+
+MOST_HIDDEN = 0.95  # without images: shares of hidden cells in training are uniform from 0 to here
+ANSWERED = 512  # images at once
+
+
+class PatternNet(PartlySeenClassifier):
+    r"""An ensemble of networks for p(y | x_visible), trained under random patterns. It has no p(x).
+
+    The input of a network is the cells, zero where hidden, and one bit per cell that says whether it is visible; the cells are
+    rank-normal, or standardised by their means and one common scale. In training each row gets a new pattern at every step. The answer is
+    the mean of the networks' posteriors.
+
+    Of rows without `image_shape` each cell is hidden with a probability that is uniform from 0 to 0.95, one for each row, and the networks are dense.
+    With it they are convolutional (four layers of 3x3, two of them of stride 2, then `hidden` units), and patterns come from `random_parts`.
+
+    Args:
+        hidden: Units of a hidden layer.
+        layers: Hidden layers of dense networks.
+        members: Networks.
+        steps: Of AdamW, each on `batch_size` rows.
+        batch_size: Rows of a step.
+        lr: Highest step size of the one-cycle schedule.
+        dropout: Share of hidden units to drop.
+        weight_decay: Decoupled.
+        ranks: Rank-normal cells.
+        image_shape: `(height, width)` or with channels before: convolutional networks. None: dense ones.
+        channels: Of the first convolution; the last has four times as many.
+        seed: Of weights, rows and patterns.
+
+    Attributes:
+        nets_: The networks.
+
+    Raises:
+        ValueError: Bad rows, all values equal, or an image shape that does not fit.
+
+    Source:
+        Lakshminarayanan, Pritzel, Blundell (2017), *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 30.
+
+    Example:
+        >>> X, y = np.array([[0.0, 0.0], [1.0, 1.0], [4.0, 4.0], [5.0, 5.0]]), np.array([0, 0, 1, 1])
+        >>> net = PatternNet(hidden=16, members=1, steps=200, batch_size=4, dropout=0.0).fit(X, y)
+        >>> net.predict(np.array([[np.nan, 4.2]]), visible=np.array([False, True]))
+        array([1])
+    """
+
+    nets_: list[nn.Module]
+
+    def __init__(self, hidden: int = 256, layers: int = 2, members: int = 3, steps: int = 2500, batch_size: int = 256, lr: float = 3e-3,
+                 dropout: float = 0.3, weight_decay: float = 0.01, ranks: bool = True, image_shape: Sequence[int] | None = None,
+                 channels: int = 16, seed: int = 0) -> None:
+        self.hidden = hidden
+        self.layers = layers
+        self.members = members
+        self.steps = steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.ranks = ranks
+        self.image_shape = image_shape
+        self.channels = channels
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
+        """Train the networks."""
+        x, seen, labels = self._read_training(X, y, visible)
+        require(seen is None, "PatternNet.fit wants complete training rows", seen)
+        self.classes_, index = np.unique(labels, return_inverse=True)
+        self._images = self._image_shape()
+        rows = x.flatten(1).float()
+        self.mean_, self.scale_ = rows.mean(0), float(rows.std())
+        require(self.scale_ > 0, "PatternNet wants values that differ")
+        self.transform_ = RankNormal.from_data(rows) if self.ranks else None
+        rows = self._standardised(rows)
+        self.nets_ = [self._trained(rows, torch.from_numpy(index), 1000 * self.seed + k) for k in range(self.members)]
+        return self
+
+    def _image_shape(self) -> tuple[int, ...] | None:
+        """`(channels, height, width)`, or None for dense networks."""
+        if self.image_shape is None:
+            return None
+        shape = tuple(self.image_shape)
+        fits = len(shape) in (2, 3) and min(shape) >= 1 and math.prod(shape) == self.n_features_in_
+        require(fits, f"image_shape must be (height, width) or (channels, height, width) of {self.n_features_in_} cells", shape)
+        return (1, *shape) if len(shape) == 2 else shape
+
+    def _standardised(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean_) / self.scale_ if self.transform_ is None else self.transform_.inv(rows)
+
+    def _net(self, cells: int) -> nn.Sequential:
+        if self._images is not None:
+            return _convolutional(self._images, self.channels, self.hidden, self.dropout, len(self.classes_))
+        sizes = [2 * cells] + self.layers * [self.hidden]
+        blocks = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(self.dropout)) for a, b in itertools.pairwise(sizes)]
+        return nn.Sequential(*itertools.chain(*blocks), nn.Linear(sizes[-1], len(self.classes_)))
+
+    def _patterns(self, rows: int, cells: int, draws: Generator) -> Tensor:
+        if self._images is not None:
+            return random_parts(self._images, rows, generator=draws).flatten(1)
+        share = MOST_HIDDEN * torch.rand(rows, 1, generator=draws)
+        return torch.rand(rows, cells, generator=draws) >= share
+
+    def _trained(self, rows: Tensor, index: Tensor, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):  # of weights and dropout
+            torch.manual_seed(seed)
+            draws = Generator().manual_seed(seed)
+            net = self._net(rows.shape[1])
+            optimiser = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps, pct_start=0.1)
+            for _ in range(self.steps):
+                some = torch.randint(len(rows), (self.batch_size,), generator=draws)
+                seen = self._patterns(self.batch_size, rows.shape[1], draws)
+                loss = nn.functional.cross_entropy(net(self._inputs(rows[some], seen)), index[some])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        return net.eval().requires_grad_(False)
+
+    def _inputs(self, rows: Tensor, visible: Tensor) -> Tensor:
+        parts = torch.where(visible, rows, 0), visible.to(rows)
+        if self._images is None:
+            return torch.cat(parts, -1)
+        images = torch.cat([part.reshape(-1, *self._images) for part in parts], 1)
+        return images.to(memory_format=torch.channels_last)
+
+    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        rows = self._standardised(x.flatten(1).float())
+        seen = torch.ones_like(rows, dtype=torch.bool) if visible is None else visible.flatten(1).expand(rows.shape)
+        step = len(rows) if self._images is None else ANSWERED
+        answers = []
+        for part, pattern in zip(rows.split(step), seen.split(step), strict=True):
+            inputs = self._inputs(part, pattern)
+            answers.append(torch.stack([net(inputs).log_softmax(-1) for net in self.nets_]).logsumexp(0).log_softmax(-1))
+        return torch.cat(answers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of all networks."""
+        return sum(weight.numel() for net in self.nets_ for weight in net.parameters())
+
+
+def random_parts(shape: Sequence[int], rows: int, *, generator: Generator | None = None) -> Tensor:
+    r"""Random patterns to train under, `(rows, *shape)` bool, a kind for each row by chance.
+
+    Half of the rows show each pixel with a probability :math:`u^2`, u uniform from 0 to 1, so that few visible pixels are as well
+    prepared for as many; a quarter hide a box of random corners, and a quarter show nothing but one. Channels of a pixel go together.
+
+    Args:
+        shape: `(height, width)` or `(channels, height, width)`.
+        rows: How many.
+        generator: Of the draws.
+    """
+    height, width = shape[-2:]
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(rows, *size, generator=generator)
+
+    def between(size: int) -> Tensor:
+        ends = (uniform(2) * size).sort(-1).values
+        at = torch.arange(size)
+        return (at >= ends[:, :1].floor()) & (at < ends[:, 1:].ceil())
+
+    scattered = uniform(height, width) < uniform(1, 1).square()
+    box = between(height)[:, :, None] & between(width)[:, None, :]
+    kind = uniform(1, 1)
+    visible = torch.where(kind < 0.5, scattered, torch.where(kind < 0.75, ~box, box))
+    return visible if len(shape) == 2 else visible[:, None].expand(rows, *shape)
+
+
+def _convolutional(shape: tuple[int, ...], channels: int, hidden: int, dropout: float, classes: int) -> nn.Sequential:
+    depth, height, width = shape
+    widths = (2 * depth, channels, 2 * channels, 2 * channels, 4 * channels)
+    layers: list[nn.Module] = []
+    for (a, b), stride in zip(itertools.pairwise(widths), (2, 1, 2, 1), strict=True):
+        layers += [nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU()]
+    cells = math.prod(math.ceil(math.ceil(size / 2) / 2) for size in (height, width))
+    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * channels * cells, hidden), nn.ReLU(),
+               nn.Dropout(dropout), nn.Linear(hidden, classes)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

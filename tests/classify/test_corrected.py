@@ -1,0 +1,194 @@
+"""The corrected classifier, against its formula and against what its parts say."""
+
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import AutoDelta
+from sklearn.base import clone
+from torch import Generator
+
+from pyro_ar import data
+from pyro_ar.classify import (
+    CorrectedClassifier,
+    DiscriminantAnalysis,
+    GenerativeClassifier,
+    MixtureDiscriminantAnalysis,
+    PatternNet,
+)
+from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.classify.corrected import Weights
+from pyro_ar.elliptical import Gaussian
+
+
+class Oracle(PartlySeenClassifier):
+    """Reads the class off the last cell where it is visible; otherwise knows nothing."""
+
+    def fit(self, X, y, visible=None):
+        _, _, labels = self._read_training(X, y, visible)
+        self.classes_ = np.unique(labels)
+        return self
+
+    num_parameters = 0
+
+    def _log_posterior(self, x, visible):
+        told = torch.nn.functional.one_hot(x.flatten(1)[:, -1].nan_to_num().round().long().clamp(0, 2), 3).to(x) * 0.97 + 0.01
+        seen = torch.ones(len(x), dtype=torch.bool) if visible is None else visible.flatten(1)[:, -1].expand(len(x))
+        return torch.where(seen[:, None], told, torch.full_like(told, 1 / 3)).log()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Three classes in 5 cells that overlap widely; the sixth cell is the class, which a Gaussian with much shrinkage overlooks."""
+    generator = Generator().manual_seed(0)
+    y = torch.arange(3).repeat(120)
+    x = torch.randn(360, 6, generator=generator, dtype=torch.float64) + 0.4 * y[:, None]
+    x[:, -1] = y
+    seen = torch.rand(360, 6, generator=generator) < 0.6
+    return x, y.numpy(), seen
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    x, y, _ = rows
+    gaussian = GenerativeClassifier(Gaussian, fit_options={"shrinkage": 0.9}, prior=[0.2, 0.3, 0.5])
+    return CorrectedClassifier(gaussian, Oracle()).fit(x[:240], y[:240])
+
+
+def by_hand(weights, log_p, log_q, seen):
+    """The corrected posterior of one row, in plain Python from the tensors of the weights."""
+    share = sum(seen) / len(seen)
+    f = [share, math.log(share + 0.01)]
+    for log in (log_p, log_q):
+        f.append(-sum(math.exp(v) * max(v, -50) for v in log))
+        f += [max(v, -20) / 10 for v in sorted(log, reverse=True)[:2]]
+    first, bias = weights.inner.weight.tolist(), weights.inner.bias.tolist()
+    hidden = [math.tanh(sum(w * v for w, v in zip(row, f, strict=True)) + b) for row, b in zip(first, bias, strict=True)]
+    raw = [sum(w * h for w, h in zip(row, hidden, strict=True)) + b
+           for row, b in zip(weights.outer.weight.tolist(), weights.outer.bias.tolist(), strict=True)]
+    score = [math.exp(raw[0]) * max(p, -50) + raw[1] * max(q, -50) + c for p, q, c in zip(log_p, log_q, raw[2:], strict=True)]
+    total = math.log(sum(math.exp(s - max(score)) for s in score)) + max(score)
+    return [s - total for s in score]
+
+
+def test_the_posterior_is_the_weighted_product(rows, fitted):
+    x, _, seen = rows
+    seen = seen & (torch.arange(360)[:, None] % 7 != 0)
+    log_p, log_q = (c.predict_log_proba(x, seen) for c in (fitted.classifier_, fitted.net_))
+    answer = fitted.predict_log_proba(x, seen)
+    for i in range(0, 360, 5):
+        if seen[i].any():
+            assert answer[i] == pytest.approx(by_hand(fitted.weights_, log_p[i].tolist(), log_q[i].tolist(), seen[i].tolist()), abs=1e-4)
+    everything = [by_hand(fitted.weights_, *(c.predict_log_proba(x[i:i + 1])[0].tolist() for c in (fitted.classifier_, fitted.net_)), [True] * 6)
+                  for i in range(3)]
+    assert fitted.predict_log_proba(x[:3]) == pytest.approx(np.array(everything), abs=1e-4)
+
+
+def test_it_starts_as_the_generative_classifier():
+    log_p, log_q = torch.randn(2, 5, 4, generator=Generator().manual_seed(0)).log_softmax(-1)
+    torch.testing.assert_close(Weights(4)(log_p, log_q, torch.ones(5, 3, dtype=torch.bool)), log_p)
+
+
+def test_it_learns_where_the_net_knows_more(rows, fitted):
+    x, y, _ = rows
+    last = torch.zeros(6, dtype=torch.bool).index_fill(0, torch.tensor(5), True)
+    gaussian = fitted.classifier_
+    assert gaussian.score(x[240:], y[240:]) < 0.85
+    assert fitted.score(x[240:], y[240:]) > 0.97
+    assert fitted.score(x[240:], y[240:], visible=last) > 0.97
+    # Where the net knows nothing the answer is the Gaussian's, or better by the score
+    hidden = [-c.predict_log_proba(x[240:], ~last)[np.arange(120), y[240:]].mean() for c in (gaussian, fitted)]
+    assert hidden[1] < hidden[0] + 0.05
+
+
+def test_a_useless_net_leaves_the_classifier_or_mends_its_confidence():
+    digits = data.digits().head(700)
+    x, y = digits.x.double(), digits.y.numpy()
+    few = CorrectedClassifier(DiscriminantAnalysis(shrinkage=0.1), PatternNet(hidden=2, members=1, steps=1), folds=3).fit(x[:500], y[:500])
+    seen = torch.rand(200, 64, generator=Generator().manual_seed(1)) < 0.3
+    plain, mended = (-c.predict_log_proba(x[500:], seen)[np.arange(200), y[500:]].mean() for c in (few.classifier_, few))
+    assert mended < plain  # an overconfident Gaussian: 2.69 against 1.03 nats
+    agree = (few.predict(x[500:], seen) == few.classifier_.predict(x[500:], seen)).mean()
+    assert agree > 0.95
+
+
+def test_what_is_hidden_is_never_read(rows, fitted):
+    x, _, seen = rows
+    torn = torch.where(seen, x, math.nan)
+    np.testing.assert_array_equal(fitted.predict_log_proba(torn, seen), fitted.predict_log_proba(x, seen))
+    torch.testing.assert_close(fitted.score_samples(torn, seen), fitted.classifier_.score_samples(x, seen))
+
+
+def test_nothing_visible_gives_the_prior(rows, fitted):
+    nothing = torch.zeros(6, dtype=torch.bool)
+    assert fitted.predict_proba(rows[0][:2], nothing) == pytest.approx(np.array([[0.2, 0.3, 0.5]] * 2))
+    torch.testing.assert_close(fitted.score_samples(rows[0][:2], nothing), torch.zeros(2, dtype=torch.float64))
+
+
+def test_the_joint_sums_to_what_is_visible(rows, fitted):
+    x, _, seen = rows
+    joint = fitted.log_joint(x, seen)
+    torch.testing.assert_close(joint.logsumexp(-1), fitted.score_samples(x, seen))
+    np.testing.assert_allclose(joint.log_softmax(-1).numpy(), fitted.predict_log_proba(x, seen), atol=1e-6)
+
+
+def test_the_model_is_that_joint(rows, fitted):
+    x, _, seen = rows
+    x, seen = x[:8], seen[:8] | (torch.arange(6) == 0)
+    given = pyro.condition(fitted.model, {"y": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])})
+    trace = pyro.poutine.trace(given).get_trace(x, seen)
+    trace.compute_log_prob()
+    total = trace.nodes["x"]["log_prob"] + trace.nodes["y"]["log_prob"]
+    wanted = fitted.log_joint(x, seen)[torch.arange(8), trace.nodes["y"]["value"]]
+    torch.testing.assert_close(total, wanted, check_dtype=False)
+    guide = AutoDelta(pyro.poutine.block(fitted.model, hide=["y"]))
+    marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(fitted.model, guide, x, seen)
+    np.testing.assert_allclose(marginals["y"].probs.detach().numpy(), fitted.predict_proba(x, seen), atol=1e-6)
+    with pyro.poutine.seed(rng_seed=0):
+        drawn = pyro.poutine.trace(fitted.model).get_trace(None, seen).nodes["x"]["value"]
+    assert (drawn.isnan() == ~seen).all()
+
+
+def test_equal_data_give_equal_classifiers(rows):
+    x, y, seen = rows
+    make = CorrectedClassifier(DiscriminantAnalysis(shrinkage=0.3), PatternNet(hidden=4, members=1, steps=20), folds=2)
+    state = torch.random.get_rng_state()
+    first, second = (clone(make).fit(x, y) for _ in range(2))
+    assert torch.random.get_rng_state().equal(state)
+    np.testing.assert_array_equal(first.predict_log_proba(x, seen), second.predict_log_proba(x, seen))
+    assert first.num_parameters == first.classifier_.num_parameters + first.net_.num_parameters + 8 * 16 + 16 + 5 * 16 + 5
+    assert not hasattr(make, "classifier_")
+    assert not hasattr(make.classifier, "joint_")
+
+
+def test_images_and_labels():
+    digits = data.digits().head(300)
+    images, names = digits.x.reshape(-1, 8, 8).double(), np.array([f"digit {k}" for k in digits.y.tolist()])
+    net = PatternNet(hidden=16, members=1, steps=30, batch_size=32, image_shape=(8, 8), channels=4)
+    made = CorrectedClassifier(MixtureDiscriminantAnalysis(1), net, image_shape=(8, 8), folds=2, most=100).fit(images, names)
+    assert made.score(images, names) > 0.9
+    assert made.predict_proba(images[:3], torch.ones(8, 8, dtype=torch.bool)) == pytest.approx(made.predict_proba(images[:3]))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"folds": 1}, "folds must be 2 or more"),
+    ({"folds": 121}, "every class needs as many rows as there are folds"),
+    ({"most": 0}, "most must be 1 or more"),
+    ({"image_shape": (2, 2)}, "image_shape must be"),
+    ({"classifier": PatternNet()}, "classifier must be a GenerativeClassifier"),
+    ({"net": torch.nn.Linear(2, 2)}, "net must be a classifier of this library"),
+])
+def test_bad_settings_are_refused(rows, settings, message):
+    x, y, _ = rows
+    with pytest.raises(ValueError, match=message):
+        CorrectedClassifier(**{"classifier": DiscriminantAnalysis(shrinkage=0.5), "net": Oracle()} | settings).fit(x, y)
+
+
+def test_hidden_training_cells_are_refused(rows):
+    x, y, seen = rows
+    with pytest.raises(ValueError, match="complete training rows"):
+        CorrectedClassifier().fit(x, y, seen)

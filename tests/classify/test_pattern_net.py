@@ -1,0 +1,115 @@
+"""Networks trained on random parts, against plain formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from torch import Generator, nn
+
+from pyro_ar import data
+from pyro_ar.classify import PatternNet
+from pyro_ar.classify.pattern_net import random_parts
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training rows, their labels, test rows and theirs, and a pattern of the test rows."""
+    few = data.digits().head(500)
+    seen = torch.rand(100, 64, generator=Generator().manual_seed(0)) < 0.4
+    return few.x[:400].double(), few.y[:400].numpy(), few.x[400:].double(), few.y[400:].numpy(), seen
+
+
+def test_pattern_net_learns_what_parts_say(digits):
+    x, y, test, true, seen = digits
+    net = PatternNet(hidden=64, members=2, steps=400, batch_size=64, dropout=0.1).fit(x, y)
+    assert net.score(test, true) > 0.75  # by chance 0.1 +- 0.03
+    assert net.score(test, true, visible=seen) > 0.5
+    torn = torch.where(seen, test, math.nan)
+    assert net.predict_log_proba(torn, seen) == pytest.approx(net.predict_log_proba(test, seen))
+    assert net.predict_proba(test, seen).sum(1) == pytest.approx(np.ones(100), abs=1e-5)
+    assert net.num_parameters == 2 * (128 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10)
+    mean = np.mean([torch.softmax(one(torch.cat([torch.where(seen, net.transform_.inv(test.float()), 0), seen.float()], 1)), 1).numpy()
+                    for one in net.nets_], axis=0)
+    assert net.predict_proba(test, seen) == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [True, False])
+def test_pattern_net_draws_its_own_numbers(digits, ranks):
+    x, y, test, _, _ = digits
+    before = torch.random.get_rng_state()
+    first, second = (PatternNet(hidden=8, members=1, steps=5, ranks=ranks).fit(x, y).predict_log_proba(test) for _ in range(2))
+    assert (first == second).all()
+    assert torch.random.get_rng_state().equal(before)
+    other = PatternNet(hidden=8, members=1, steps=5, ranks=ranks, seed=1).fit(x, y).predict_log_proba(test)
+    assert np.abs(other - first).max() > 1e-3
+
+
+def test_convolutions_learn_what_parts_say(digits):
+    x, y, test, true, seen = digits
+    net = PatternNet(hidden=32, members=1, steps=300, batch_size=64, dropout=0.1, image_shape=(8, 8), channels=8).fit(x, y)
+    assert net.score(test, true) > 0.75  # by chance 0.1 +- 0.03
+    assert net.score(test, true, visible=seen) > 0.4
+    torn = torch.where(seen, test, math.nan)
+    assert net.predict_log_proba(torn, seen) == pytest.approx(net.predict_log_proba(test, seen))
+    layers = [2 * 9 * 8 + 8, 8 * 9 * 16 + 16, 16 * 9 * 16 + 16, 16 * 9 * 32 + 32, 2 * (8 + 16 + 16 + 32), 128 * 32 + 32, 320 + 10]
+    assert net.num_parameters == sum(layers)
+    one = test[:1].float()
+    images = torch.stack([torch.where(seen[:1], net.transform_.inv(one), 0), seen[:1].float()], 1).reshape(1, 2, 8, 8)
+    assert net.predict_log_proba(test[:1], seen[:1]) == pytest.approx(net.nets_[0](images).log_softmax(1).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5)])
+def test_convolutions_of_any_shape(shape):
+    x = torch.rand(30, math.prod(shape), generator=Generator().manual_seed(0))
+    y = (x.mean(1) > 0.5).long()
+    net = PatternNet(hidden=8, members=1, steps=3, batch_size=8, image_shape=shape, channels=2).fit(x.reshape(-1, *shape), y)
+    assert net.predict_proba(x.reshape(-1, *shape)).sum(1) == pytest.approx(np.ones(30), abs=1e-5)
+    convolutions = [layer for layer in net.nets_[0] if isinstance(layer, nn.Conv2d)]
+    assert convolutions[0].in_channels == 2 * (shape[0] if len(shape) == 3 else 1)
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (64,), (1, 1, 8, 8), (-8, -8)])
+def test_image_shapes_that_do_not_fit_are_refused(digits, shape):
+    with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) or \(channels, height, width\) of 64 cells"):
+        PatternNet(steps=1, image_shape=shape).fit(digits[0], digits[1])
+
+
+def test_hidden_training_cells_are_refused(digits):
+    with pytest.raises(ValueError, match="complete training rows"):
+        PatternNet(steps=1).fit(digits[2], digits[3], digits[4])
+
+
+# Random parts.
+
+
+def is_box(pattern):
+    """Whether the visible pixels fill a rectangle: by its corners."""
+    at = [(i, j) for i, row in enumerate(pattern) for j, v in enumerate(row) if v]
+    if not at:
+        return True
+    high, wide = ([place[k] for place in at] for k in (0, 1))
+    return len(at) == (max(high) - min(high) + 1) * (max(wide) - min(wide) + 1)
+
+
+def test_random_parts_are_scattered_pixels_and_boxes():
+    # Of 2000 rows half are scattered, a quarter each are boxes shown and hidden: counts within 5 standard errors (binomial),
+    # false alarm below 1e-5. A scattered row of 10 x 12 pixels is a box by chance where u^2 is very near 0 or 1: below 4 % of them.
+    parts = random_parts((10, 12), 2000, generator=Generator().manual_seed(1))
+    assert parts.shape == (2000, 10, 12)
+    assert parts.dtype == torch.bool
+    shown, hidden = ([is_box(rows) for rows in (parts if kind else ~parts).tolist()] for kind in (True, False))
+    for found, wanted in ((np.mean(shown), 0.25), (np.mean(hidden), 0.25)):
+        assert wanted - 5 * 0.0097 < found < wanted + 5 * 0.0097 + 0.1
+    scattered = parts[~(np.array(shown) | np.array(hidden))].float().mean((1, 2))
+    assert float(scattered.mean()) == pytest.approx(1 / 3, abs=0.06)  # of u^2; standard error .01, and rows without pixels are left out
+    assert float((scattered < 0.1).float().mean()) > 0.15  # u < sqrt(.1): .32 less the boxes; uniform shares would give .1
+
+
+def test_random_parts_of_channels_go_together():
+    parts = random_parts((3, 6, 5), 50, generator=Generator().manual_seed(2))
+    assert parts.shape == (50, 3, 6, 5)
+    assert (parts == parts[:, :1]).all()
+    again = random_parts((3, 6, 5), 50, generator=Generator().manual_seed(2))
+    assert (parts == again).all()
