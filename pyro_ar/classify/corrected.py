@@ -42,7 +42,8 @@ class CorrectedClassifier(PartlySeenClassifier):
     how much is visible and how sure both are. They are learnt by log score on rows that neither had seen, under random patterns; then both are fitted to all rows.
 
     As an any-order family it is **one joint for each pattern**: every answer is that of a joint, but answers for two
-    patterns need not be marginals of the same one. `score_samples` is coherent, being the generative classifier's.
+    patterns need not be marginals of the same one. `score_samples` is coherent, being the generative classifier's; what asks for a coherent joint
+    (`Plausibility`, `information_gain`, `reveal`) takes `classifier_`.
 
     Where rows are plenty the network knows more than a mixture while much is visible, and the mixture more where little is:
     docs/neural_joints.md.

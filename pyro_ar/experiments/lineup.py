@@ -159,7 +159,9 @@ def _orderless_long(n: int, output: Output, classes: int) -> OverOrders:
 
 
 def _corrected(data: Dataset) -> CorrectedClassifier:
-    return CorrectedClassifier(_mixture(data), _pattern_net(data), image_shape=data.image_shape)
+    """Of small data one network, since it is trained six times; the choice between folds was by log score on the inner split of the nets."""
+    net = _pattern_net(data) if is_large(data) else PatternNet(members=1)
+    return CorrectedClassifier(_mixture(data), net, image_shape=data.image_shape)
 
 
 def _chain(data: Dataset) -> MixtureChainClassifier:
