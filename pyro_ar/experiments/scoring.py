@@ -8,7 +8,7 @@ calibration   expected calibration error: mean gap between the confidence in the
 ============  =====================================================================================
 
 Over several splits the standard error is that of their mean. Over one split (an official test part) it is that of its rows: binomial for
-the accuracy, and for a difference in accuracy that of the rows' own differences. Either leaves out what another
+the accuracy, and for a difference that of the rows' own differences. Either leaves out what another
 training part would change; folds of one shuffle also share training rows. So it is a guide to the noise and no confidence interval.
 """
 
@@ -54,8 +54,8 @@ def scores(log_p: np.ndarray, y: np.ndarray, *, rows: bool = False) -> dict[str,
         "bins": _bins(confidence, right),
     }
     if rows:
-        packed = base64.b64encode(np.packbits(right).tobytes()).decode()
-        cell |= {"rows": len(y), "right": packed, "log_score_se": float(floored.std(ddof=1) / math.sqrt(len(y)))}
+        cell |= {"rows": len(y), "right": _packed(np.packbits(right)), "nats": _packed(floored.astype("<f2")),
+                 "log_score_se": float(floored.std(ddof=1) / math.sqrt(len(y)))}
     return cell
 
 
@@ -158,15 +158,24 @@ def _summary(cells: Sequence[Mapping[str, Any]]) -> Cell:
 
 def _paired(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Cell:
     mean, error = _mean_and_error({metric: np.array([cell[metric] - other[metric] for cell, other in pairs]) for metric in METRICS})
-    if len(pairs) == 1 and "right" in pairs[0][0] and "right" in pairs[0][1]:
-        right, other = (_unpacked(cell) for cell in pairs[0])
-        error["accuracy"] = float((right - other).std(ddof=1) / math.sqrt(len(right)))
+    if len(pairs) == 1 and all("nats" in cell for cell in pairs[0]):
+        for metric, unpacked in (("accuracy", _rights), ("log_score", _nats)):
+            gap = unpacked(pairs[0][0]) - unpacked(pairs[0][1])
+            error[metric] = float(gap.std(ddof=1) / math.sqrt(len(gap)))
     return Cell(mean, error, len(pairs))
 
 
-def _unpacked(cell: Mapping[str, Any]) -> np.ndarray:
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(cell["right"]), np.uint8), count=cell["rows"])
-    return bits.astype(float)
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _rights(cell: Mapping[str, Any]) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(base64.b64decode(cell["right"]), np.uint8), count=cell["rows"]).astype(float)
+
+
+def _nats(cell: Mapping[str, Any]) -> np.ndarray:
+    """Of each row, to three digits: enough for a standard error."""
+    return np.frombuffer(base64.b64decode(cell["nats"]), "<f2").astype(float)
 
 
 def _mean_and_error(values: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:

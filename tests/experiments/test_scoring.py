@@ -109,6 +109,11 @@ def test_one_split_has_errors_over_its_rows():
     by_hand = [int(a) - int(b) for a, b in zip(*right, strict=True)]
     assert paired.mean["accuracy"] == pytest.approx(np.mean(by_hand))
     assert paired.error["accuracy"] == pytest.approx(np.std(by_hand, ddof=1) / math.sqrt(500))
+    nats = [[min(-float(row[k]), 50) for row, k in zip(log_p, y, strict=True)] for log_p in (first, second)]
+    assert paired.mean["log_score"] == pytest.approx(np.mean(nats[0]) - np.mean(nats[1]))
+    assert paired.error["log_score"] == pytest.approx(np.std(np.subtract(*nats), ddof=1) / math.sqrt(500), rel=1e-3)  # kept to three digits
+    assert math.isnan(differences([u | {"cells": {"left": {k: v for k, v in u["cells"]["left"].items() if k != "nats"}}} for u in units], "b")
+                      ["a"]["left"].error["log_score"])  # results of an earlier version
     json.dumps(units, allow_nan=False)
 
 
