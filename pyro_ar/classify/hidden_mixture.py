@@ -1,5 +1,6 @@
 r"""EM for the mixtures of one class, of Student-t joints, from rows with hidden cells."""
 
+import abc
 import math
 
 from collections.abc import Sequence
@@ -8,15 +9,15 @@ import torch
 
 from torch import Tensor
 
-from pyro_ar.elliptical import StudentT
+from pyro_ar.elliptical import LowRankStudentT, StudentT
 from pyro_ar.elliptical.incomplete import Expected, expect, pairs_of
 
-__all__ = ["HiddenMixture"]
+__all__ = ["DenseHiddenMixture", "HiddenMixture"]
 
 LEAST_SHARE = 1e-4  # of a row in a component; smaller ones are left out, which saves nearly all the work
 
 
-class HiddenMixture:
+class HiddenMixture(abc.ABC):
     r"""Mixtures over the same rows, each with an EM of its own, side by side as components `(K,)`.
 
     The hidden cells of a row are integrated out under each component. The target of the shrinkage is that of the first step: a scatter
@@ -37,8 +38,7 @@ class HiddenMixture:
     """
 
     log_weights: Tensor
-    loc: Tensor
-    scale: Tensor
+    form: tuple[Tensor, ...]
 
     def __init__(self, z: Tensor, visible: Tensor, moved: Tensor, numbers: Sequence[int], df: float, *, centre: Tensor,
                  centre_rows: float, prior: Tensor, prior_rows: float, shrinkage: float, shift_weight: float, weight_rows: float) -> None:
@@ -46,37 +46,29 @@ class HiddenMixture:
         self.centre, self.centre_rows, self.prior, self.prior_rows = centre, centre_rows, prior, prior_rows
         self.shift_weight, self.weight_rows = shift_weight if len(moved) else 0.0, weight_rows
         self.shrinkage = min(shrinkage, 1 - 1e-9)  # worth finitely many rows
-        self.target, self.target_rows = torch.zeros_like(prior), z.new_zeros(sum(self.numbers))
-        self.started = False
+        self.target_rows = z.new_zeros(sum(self.numbers))
+        self.spread = z.new_zeros(sum(self.numbers))  # tau of the target of each component
 
-    def start(self, own: Tensor, loc: Tensor, covariance: Tensor) -> None:
+    @abc.abstractmethod
+    def start(self, own: Tensor, *form: Tensor) -> None:
         """From shares `(N, K)`, hidden cells as the class's Gaussian expects them; covariances are matched, as with complete rows."""
-        row, entry, share = self._pairs(own)
-        K = own.shape[1]
-        expected = expect(loc.expand(K, -1), covariance.expand(K, -1, -1), self.z[row], self.visible[row], entry, share,
-                          pairs_of(self.visible[row], entry))
-        self._maximise(expected, row, entry, share, share, to_scale=(self.df - 2) / self.df)
 
+    @abc.abstractmethod
     def step(self) -> None:
         """One step of EM."""
-        own = self._log_shares()[0].exp()
-        row, entry, share = self._pairs(own)
-        seen = self.visible[row]
-        expected = expect(self.loc, self.scale, self.z[row], seen, entry, share, pairs_of(seen, entry))
-        pull = share * (self.df + seen.sum(-1)) / (self.df + expected.q)
-        self._maximise(expected, row, entry, share, pull)
+
+    @abc.abstractmethod
+    def _joint(self) -> StudentT | LowRankStudentT:
+        """The components, of batch shape `(K,)`."""
+
+    @abc.abstractmethod
+    def _price(self) -> float:
+        """What the priors of centres and matrices cost."""
 
     def objective(self) -> float:
         """Log-likelihood of the visible cells under every mixture, and the log of the priors, up to a constant."""
-        total = float(self._log_shares()[1].sum())
-        error = self.loc - self.centre
-        factor = torch.linalg.cholesky(self.scale)
-        pulled = torch.linalg.solve_triangular(factor, error.unsqueeze(-1), upper=False).square().sum((-2, -1))
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        trace = (torch.cholesky_inverse(factor) * (self.prior + self.target)).sum((-2, -1))
         weights = [w.log_softmax(-1).sum() for w in self.log_weights.split(self.numbers)]
-        return total + self.weight_rows * float(sum(weights)) - 0.5 * float(
-            (self.centre_rows * pulled + (self.prior_rows + self.target_rows) * log_det + trace).sum())
+        return float(self._log_shares()[1].sum()) + self.weight_rows * float(sum(weights)) - self._price()
 
     def _pairs(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and components that belong together, and the shares."""
@@ -87,19 +79,73 @@ class HiddenMixture:
 
     def _log_shares(self) -> tuple[Tensor, Tensor]:
         """Log shares `(N, K)`, and the log-likelihoods `(N, M)` of the rows under each mixture."""
-        joint = StudentT(self.df, self.loc, self.scale, validate_args=False)
-        scores = joint._log_marginal(self.z[:, None].expand(-1, len(self.loc), -1), self.visible[:, None].expand(-1, len(self.loc), -1))
+        wide = (t[:, None].expand(-1, len(self.target_rows), -1) for t in (self.z, self.visible))
+        scores = self._joint()._log_marginal(*wide)
         parts = [(s + w.log_softmax(-1)) for s, w in zip(scores.split(self.numbers, -1), self.log_weights.split(self.numbers), strict=True)]
         return torch.cat([p.log_softmax(-1) for p in parts], -1), torch.stack([p.logsumexp(-1) for p in parts], -1)
 
-    def _maximise(self, expected: Expected, row: Tensor, entry: Tensor, own: Tensor, pull: Tensor, to_scale: float = 1.0) -> None:
-        K, D = len(self.target_rows), self.z.shape[1]
-        zeros = self.z.new_zeros(K, D)
-        n, mass = (zeros[:, 0].index_add(0, entry, t) for t in (own, pull))
+    def _count(self, entry: Tensor, share: Tensor) -> Tensor:
+        """Rows of each component; sets the weights."""
+        n = torch.zeros_like(self.target_rows).index_add(0, entry, share)
+        weights = [m + self.weight_rows for m in n.split(self.numbers)]
+        self.log_weights = torch.cat([(w / w.sum()).log() - math.log(len(self.numbers)) for w in weights])
+        return n
+
+    def _set_target(self, n: Tensor) -> None:
+        self.target_rows = self.shrinkage / (1 - self.shrinkage) * (n + self.prior_rows)
+
+
+class DenseHiddenMixture(HiddenMixture):
+    """With full scale matrices: `form` is centres `(K, D)` and matrices `(K, D, D)`."""
+
+    def start(self, own: Tensor, *form: Tensor) -> None:
+        row, entry, share = self._pairs(own)
+        K = own.shape[1]
+        loc, covariance = (t.expand(K, *t.shape) for t in form)
+        expected = expect(loc, covariance, self.z[row], self.visible[row], entry, share, pairs_of(self.visible[row], entry))
+        n = self._count(entry, share)
+        loc, scatter = self._moments(expected, row, entry, share)
+        V = (self.df - 2) / self.df * scatter + self.prior
+        self._set_target(n)
+        self.spread = V.diagonal(dim1=-2, dim2=-1).mean(-1) / (n + self.prior_rows)
+        self.form = loc, self._shrunk(V, n)
+
+    def step(self) -> None:
+        row, entry, share = self._pairs(self._log_shares()[0].exp())
+        seen = self.visible[row]
+        loc, scale = self.form
+        expected = expect(loc, scale, self.z[row], seen, entry, share, pairs_of(seen, entry))
+        n = self._count(entry, share)
+        loc, scatter = self._moments(expected, row, entry, share * (self.df + seen.sum(-1)) / (self.df + expected.q))
+        away = loc - self.centre  # the prior of the centre, in units of the scale; the closed form knows no such term
+        scatter += self.centre_rows * away[:, :, None] * away[:, None, :]
+        self.form = loc, self._shrunk(scatter + self.prior, n)
+
+    def _joint(self) -> StudentT:
+        return StudentT(self.df, *self.form, validate_args=False)
+
+    def _price(self) -> float:
+        loc, scale = self.form
+        factor = torch.linalg.cholesky(scale)
+        pulled = torch.linalg.solve_triangular(factor, (loc - self.centre).unsqueeze(-1), upper=False).square().sum((-2, -1))
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        trace = (torch.cholesky_inverse(factor) * (self.prior + self._target())).sum((-2, -1))
+        return 0.5 * float((self.centre_rows * pulled + (self.prior_rows + self.target_rows) * log_det + trace).sum())
+
+    def _target(self) -> Tensor:
+        return (self.target_rows * self.spread)[:, None, None] * torch.eye(self.z.shape[1]).to(self.z)
+
+    def _shrunk(self, V: Tensor, n: Tensor) -> Tensor:
+        return (V + self._target()) / (n + self.prior_rows + self.target_rows)[:, None, None]
+
+    def _moments(self, expected: Expected, row: Tensor, entry: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres, and scatter around them."""
+        zeros = self.z.new_zeros(len(self.target_rows), self.z.shape[1])
+        mass = zeros[:, 0].index_add(0, entry, pull)
         loc = zeros.index_add(0, entry, pull[:, None] * expected.rows) + self.centre_rows * self.centre
         loc = loc / (mass + self.centre_rows)[:, None]
         scatter = expected.spread.clone()
-        for k in range(K):
+        for k in range(len(loc)):
             mine = entry == k
             rows, share = expected.rows[mine], pull[mine]
             if len(self.moved):  # one product for the rows and their moved copies
@@ -108,15 +154,4 @@ class HiddenMixture:
                 share = (weight[:, None] * share).flatten()
             error = rows - loc[k]
             scatter[k] += (error * share[:, None]).T @ error
-        if self.started:  # the prior of the centre, in units of the scale; the closed form knows no such term
-            away = loc - self.centre
-            scatter += self.centre_rows * away[:, :, None] * away[:, None, :]
-        V = to_scale * scatter + self.prior
-        if not self.started:
-            self.target_rows = self.shrinkage / (1 - self.shrinkage) * (n + self.prior_rows)
-            spread = V.diagonal(dim1=-2, dim2=-1).mean(-1) / (n + self.prior_rows)
-            self.target = (self.target_rows * spread)[:, None, None] * torch.eye(D).to(V)
-        self.started = True
-        self.loc, self.scale = loc, (V + self.target) / (n + self.prior_rows + self.target_rows)[:, None, None]
-        weights = [m + self.weight_rows for m in n.split(self.numbers)]
-        self.log_weights = torch.cat([(w / w.sum()).log() - math.log(len(self.numbers)) for w in weights])
+        return loc, scatter

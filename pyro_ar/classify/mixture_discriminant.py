@@ -10,18 +10,16 @@ import numpy as np
 import torch
 
 from sklearn.base import clone
-from sklearn.cluster import KMeans
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils import check_random_state
 from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_ar.checks import require
+from pyro_ar.classify.class_mixture import Recipe, fit_complete, shifted
 from pyro_ar.classify.generative import GenerativeClassifier
-from pyro_ar.classify.hidden_mixture import HiddenMixture
+from pyro_ar.classify.hidden_classes import fit_hidden
 from pyro_ar.elliptical import LowRankStudentT, StudentT
-from pyro_ar.elliptical.factor_analysis import low_rank_of
-from pyro_ar.elliptical.incomplete import expect, fit_incomplete, pairs_of
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
 from pyro_ar.rank_normal import RankNormal
@@ -29,13 +27,8 @@ from pyro_ar.transformed import Transformed
 
 __all__ = ["MixtureDiscriminantAnalysis"]
 
-CENTRE_ROWS = 3.0  # how many rows the centre of its class is worth to a component
-WEIGHT_ROWS = 0.5  # and to its weight
-WITHIN = 0.8  # components are expected to be so much narrower than their class, in variance
 MAX_DENSE = 150  # features up to which the matrices are full unless told otherwise
 RANK = 15  # above
-GAUSSIAN_STEPS, HIDDEN_STEPS = 10, 2  # of EM with hidden training cells: the class Gaussians, then the mixtures; on digits more change nothing
-SHIFT_WEIGHT = 0.1  # of the images moved by one pixel, in the scatter of a component
 
 GRID = {"num_components": (1, 6, (4, 6, 8, 10, 12)), "feature_transform": ("rank-normal", None), "shrinkage": (0.1, 0.3)}
 HIDDEN = (0.0, 0.25, 0.5, 0.75, 0.9)
@@ -54,8 +47,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     and the scale matrix is :math:`V (\nu - 2)/\nu`, so that V is the covariance. With several numbers of components the
     mixtures are averaged, which is again one mixture. An empty cluster is the prior: it stays as a component of little weight.
 
-    Training rows may have hidden cells, with full matrices. Normal scores are then those of the visible values; :math:`m_{class}` and the
-    covariances come from EM for Gaussians, k-means sees the rows with hidden cells at their means under these, and EM for the mixtures follows.
+    Training rows may have hidden cells. Normal scores are then those of the visible values; :math:`m_{class}` and the covariances come
+    from EM for Gaussians, of the same rank, k-means sees the rows with hidden cells at their means under these, and a step of EM from these
+    gives the components; further steps follow.
 
     Shapes:
         As `PartlySeenClassifier`. `joint_` is over rows `(n,)`, flattened.
@@ -72,7 +66,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
             None: full up to 150 cells, 15 above. 0: full.
         image_shape: `(height, width)` or with channels before; images moved by one pixel then widen the components. None: the rows' own
             shape, where they are not flat. `()`: no images.
-        em_steps: Steps of EM after k-means, under the same shrinkage. None: none for complete training rows, 2 with hidden cells.
+        em_steps: Further steps of EM, under the same shrinkage. None: 2 for full matrices of training rows with hidden cells, else none.
         select: Choose `num_components`, `feature_transform` and `shrinkage` on a quarter of the training rows, by the log score
             over five shares of hidden cells; a stratified split. The choice is in `settings_`.
         prior: As in `GenerativeClassifier`.
@@ -182,13 +176,10 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     def _fit_likelihood(self, x: Tensor, context: Tensor, visible: Tensor | None) -> Joint:
         empty = (context.sum(0) == 0).nonzero().flatten().tolist()
         require(not empty, "every class needs at least one training row", f"none of {self.classes_[empty].tolist()}")
-        rows, label = x.flatten(1), context.argmax(1)
+        rows = x.flatten(1)
         seen = None if visible is None else visible.flatten(1).expand(rows.shape)
         self.transform_ = self._fit_transform(rows, seen)
-        if seen is None:
-            mixture = self._fit_mixtures([rows[label == c] for c in range(len(self.classes_))])
-        else:
-            mixture = self._fit_hidden(rows, seen, context)
+        mixture = self._fit_mixture(rows, seen, context)
         if self.transform_ is None:
             return mixture
         joint = Transformed(mixture, self.transform_)
@@ -211,104 +202,20 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
                 shape)
         return shape
 
-    def _fit_mixtures(self, classes: list[Tensor]) -> Mixture:
-        """Mixture of batch shape `(C,)` from the rows of each class."""
+    def _fit_mixture(self, rows: Tensor, seen: Tensor | None, context: Tensor) -> Mixture:
+        """Mixture of batch shape `(C,)`, of the scores."""
         random = check_random_state(0 if self.random_state is None else self.random_state)
-        scores = [self._scores(rows) for rows in classes]
-        covariances = torch.stack([_covariance(z) for z in scores])
-        share = torch.tensor([len(z) for z in scores]).to(covariances)
-        pooled = torch.einsum("c,cij->ij", share / share.sum(), covariances)
-        targets = (1 - self.pooling) * covariances + self.pooling * pooled
-        shape = self._image_shape()
-        parts = [self._fit_class(z, self._scores(_shifted(rows, shape)), target, random)
-                 for rows, z, target in zip(classes, scores, targets, strict=True)]
-        log_weights, *form = (torch.stack(t) for t in zip(*parts, strict=True))
-        return Mixture(log_weights, self._joint(*form))
+        recipe, shape, label = self._recipe(), self._image_shape(), context.argmax(1)
+        if seen is None:
+            classes = [rows[label == c] for c in range(context.shape[1])]
+            return fit_complete(recipe, [self._scores(x) for x in classes], lambda c: self._scores(shifted(classes[c], shape)), random)
+        inside = self._values(rows.new_zeros(rows.shape[1]))
+        z = torch.where(seen, self._scores(torch.where(seen, rows, inside)), 0)
+        return fit_hidden(recipe, z, seen, context, lambda z: self._scores(shifted(self._values(z), shape)), random)
 
-    def _joint(self, *form: Tensor) -> StudentT | LowRankStudentT:
-        return StudentT(self.df, *form) if len(form) == 2 else LowRankStudentT(self.df, *form)
-
-    def _fit_class(self, z: Tensor, moved: Tensor, target: Tensor, random: np.random.RandomState) -> list[Tensor]:
-        """Log weights `(K,)`, centres and scale matrices (or their factors and diagonals) of all mixtures of one class."""
-        found = []
-        numbers = _numbers(self._settings["num_components"])
-        different = len(z.unique(dim=0))
-        for k in numbers:
-            own = torch.nn.functional.one_hot(_clusters(z, min(k, different), random), k).to(z)
-            weights, *form = self._components(z, moved, target, own, own)
-            for _ in range(self.em_steps or 0):
-                weights, *form = self._components(z, moved, target, *self._expect(z, weights, *form))
-            found.append((weights.log() - math.log(len(numbers)), *form))
-        return [torch.cat(t) for t in zip(*found, strict=True)]
-
-    def _expect(self, z: Tensor, weights: Tensor, *form: Tensor) -> tuple[Tensor, Tensor]:
-        """Shares of the rows in the components `(N, k)`, and those pulled in where a row lies far out."""
-        joint = self._joint(*form)
-        q, half = joint._whole(z[:, None])
-        own = (joint._radial(q, z.shape[1]) - half + weights.log()).softmax(-1)
-        return own, own * (self.df + z.shape[1]) / (self.df + q)
-
-    def _components(self, z: Tensor, moved: Tensor, target: Tensor, own: Tensor, pull: Tensor) -> tuple[Tensor, ...]:
-        """Weights `(k,)`, centres `(k, D)` and scale matrices `(k, D, D)` (or factors, diagonals) from shares `(N, k)`."""
-        n, centre, matrices = own.sum(0), z.mean(0), []
-        loc = (pull.T @ z + CENTRE_ROWS * centre) / (pull.sum(0) + CENTRE_ROWS)[:, None]
-        # EM estimates the scale matrix; the closed form a covariance, which is df / (df - 2) times it.
-        to_scale = (self.df - 2) / self.df
-        of_rows = to_scale if pull is own else 1.0
-        for k in range(own.shape[1]):
-            mine = pull[:, k] > 0
-            rows, share = z[mine], pull[mine, k] * of_rows
-            if len(moved):  # one product for the rows and their moved copies
-                weight = share.new_tensor([1 - SHIFT_WEIGHT] + len(moved) * [SHIFT_WEIGHT / len(moved)])
-                rows = torch.cat([rows, *moved[:, mine]])
-                share = (weight[:, None] * share).flatten()
-            error = rows - loc[k]
-            prior = self.prior_rows * WITHIN * to_scale * target
-            V = ((error * share[:, None]).T @ error + prior) / (n[k] + self.prior_rows)
-            V = _towards_identity(V, self._settings["shrinkage"])
-            rank = _rank(self.rank, z.shape[1])
-            matrices.append(low_rank_of(V, rank) if rank else (V,))
-        weights = (n + WEIGHT_ROWS) / (n.sum() + WEIGHT_ROWS * len(n))
-        return weights, loc, *(torch.stack(t) for t in zip(*matrices, strict=True))
-
-    # Fitting to rows with hidden cells.
-
-    def _fit_hidden(self, x: Tensor, visible: Tensor, context: Tensor) -> Mixture:
-        """Mixture of batch shape `(C,)`; `context` holds the one-hot classes."""
-        rank = _rank(self.rank, x.shape[1])
-        require(rank == 0, "hidden training cells want full scale matrices: set rank=0 (one factor per row, component and step, so it takes "
-                "long with many cells), or fill them", f"rank {rank}")
-        random = check_random_state(0 if self.random_state is None else self.random_state)
-        inside = self._values(x.new_zeros(x.shape[1]))
-        z = torch.where(visible, self._scores(torch.where(visible, x, inside)), 0).double()
-        label = context.argmax(1)
-        loc, gaussians = fit_incomplete(z, visible, context.T, shrinkage=self._settings["shrinkage"], pooling=self.pooling,
-                                        em_steps=GAUSSIAN_STEPS)
-        expected = expect(loc, gaussians, z, visible, label, z.new_ones(len(z)), pairs_of(visible, label))
-        share = context.double().mean(0)
-        covariances = torch.stack([s / (label == c).sum() + _covariance(expected.rows[label == c], loc[c])
-                                   for c, s in enumerate(expected.spread)])
-        pooled = torch.einsum("c,cij->ij", share, covariances)
-        parts = [self._fit_hidden_class(expected.rows[label == c], z[label == c], visible[label == c], loc[c], gaussians[c],
-                                        (1 - self.pooling) * covariances[c] + self.pooling * pooled, random)
-                 for c in range(len(loc))]
-        log_weights, centre, scale = (torch.stack(t).to(x) for t in zip(*parts, strict=True))
-        return Mixture(log_weights, self._joint(centre, scale))
-
-    def _fit_hidden_class(self, filled: Tensor, z: Tensor, visible: Tensor, loc: Tensor, gaussian: Tensor, target: Tensor,
-                          random: np.random.RandomState) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights `(K,)`, centres and scale matrices of all mixtures of one class."""
-        numbers = _numbers(self._settings["num_components"])
-        different = len(filled.unique(dim=0))
-        own = [torch.nn.functional.one_hot(_clusters(filled, min(k, different), random), k).to(z) for k in numbers]
-        moved = self._scores(_shifted(self._values(filled), self._image_shape()))
-        mixture = HiddenMixture(z, visible, moved, numbers, self.df, centre=loc, centre_rows=CENTRE_ROWS,
-                                prior=self.prior_rows * WITHIN * (self.df - 2) / self.df * target, prior_rows=self.prior_rows,
-                                shrinkage=self._settings["shrinkage"], shift_weight=SHIFT_WEIGHT, weight_rows=WEIGHT_ROWS)
-        mixture.start(torch.cat(own, -1), loc, gaussian)
-        for _ in range(HIDDEN_STEPS if self.em_steps is None else self.em_steps):
-            mixture.step()
-        return mixture.log_weights, mixture.loc, mixture.scale
+    def _recipe(self) -> Recipe:
+        return Recipe(_numbers(self._settings["num_components"]), self.df, self._settings["shrinkage"], self.pooling, self.prior_rows,
+                      _rank(self.rank, self.n_features_in_), self.em_steps)
 
     # Choosing.
 
@@ -346,35 +253,3 @@ def _rank(rank: int | None, num_features: int) -> int:
     """The rank of the scale matrices, 0 where they are full."""
     rank = (RANK if num_features > MAX_DENSE else 0) if rank is None else rank
     return 0 if rank >= num_features else rank
-
-
-def _clusters(z: Tensor, k: int, random: np.random.RandomState) -> Tensor:
-    """Numbers of the clusters `(N,)`."""
-    if k == 1:
-        return torch.zeros(len(z), dtype=torch.long, device=z.device)
-    found = KMeans(k, n_init=2, random_state=random.randint(2**31)).fit_predict(z.cpu().numpy())
-    return torch.from_numpy(found).long().to(z.device)
-
-
-def _covariance(rows: Tensor, centre: Tensor | None = None) -> Tensor:
-    error = rows - (rows.mean(0) if centre is None else centre)
-    return error.T @ error / len(rows)
-
-
-def _towards_identity(V: Tensor, shrinkage: float) -> Tensor:
-    spread = V.diagonal().mean()
-    return (1 - shrinkage) * V + shrinkage * spread * torch.eye(len(V), dtype=V.dtype, device=V.device)
-
-
-def _shifted(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The images moved by one pixel up, down, left and right, the edge repeated, `(4, N, n)`; of no images, none."""
-    if len(shape) < 2:
-        return rows.new_zeros(0, *rows.shape)
-    images = rows.reshape(len(rows), *shape)
-    moved = []
-    for dim in (-2, -1):
-        size = images.shape[dim]
-        for step in (-1, 1):
-            at = (torch.arange(size, device=rows.device) + step).clamp(0, size - 1)
-            moved.append(images.index_select(dim, at).reshape(rows.shape))
-    return torch.stack(moved)

@@ -18,7 +18,7 @@ from pyro_ar.checks import require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.patterns import Pairs, shared_rows
 
-__all__ = ["Expected", "expect", "fit_incomplete", "pairs_of"]
+__all__ = ["TOLERANCE", "Expected", "available", "expect", "fit_incomplete", "pairs_of", "radial"]
 
 MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 TOLERANCE = 1e-6  # nats per row
@@ -128,7 +128,7 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
     fewest = int(torch.bincount(entry, minlength=len(total)).min()) if pooling == 0 else len(x)
     if shrinkage == 0 and fewest <= x.shape[1]:  # the likelihood has no maximum, and EM would creep towards a singular matrix
         raise NotPositiveDefinite(f"fewer rows than features need shrinkage; got {fewest} rows of {x.shape[1]} features")
-    loc, variance = _available(x, seen, entry, w, len(total))
+    loc, variance = available(x, seen, entry, w, len(total))
     scale = 1.0 if df is None else (df - 2) / df
     share = total / total.sum()
     tau = scale * variance.mean(-1)
@@ -138,7 +138,7 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
     found, m, best = pairs_of(seen, entry), seen.sum(-1).to(x), -math.inf
     for _ in range(em_steps):
         expected = expect(loc, matrix, x, seen, entry, w, found)
-        score = float((w * (_radial(expected.q, m, df) - expected.half)).sum() / total.sum())
+        score = float((w * (radial(expected.q, m, df) - expected.half)).sum() / total.sum())
         score -= _penalty(matrix, share, tau, shrinkage)
         if score - best <= TOLERANCE:
             break
@@ -151,7 +151,7 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
     return loc.to(dtype).reshape(*batch, D), matrix.to(dtype).reshape(*batch, D, D)
 
 
-def _available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entries: int) -> tuple[Tensor, Tensor]:
+def available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entries: int) -> tuple[Tensor, Tensor]:
     """Means and variances of the visible values, `(E, D)`."""
     zeros = x.new_zeros(entries, x.shape[1])
     share = weights[:, None] * visible
@@ -177,7 +177,8 @@ def _moments(expected: Expected, entry: Tensor, pull: Tensor, total: Tensor) -> 
     return loc, scatter / total[:, None, None]
 
 
-def _radial(q: Tensor, m: Tensor, df: float | None) -> Tensor:
+def radial(q: Tensor, m: Tensor, df: float | None) -> Tensor:
+    """Log density of m whitened cells of squared length q."""
     if df is None:
         return -0.5 * (q + m * math.log(2 * math.pi))
     front = torch.lgamma((df + m) / 2) - math.lgamma(df / 2) - m * math.log(math.pi * df) / 2

@@ -14,6 +14,7 @@ from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
 from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
+from pyro_ar.elliptical.incomplete_low_rank import fit_incomplete_low_rank
 from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
@@ -202,27 +203,30 @@ class LowRankGaussian(NormalRadius, _LowRank):
         return self.count_parameters(self.event_shape[0], self.rank)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int = 0,
+    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int | None = None,
                   visible: Tensor | None = None) -> Self:
         r"""The leading eigenvectors of the shrunk covariance S, and a diagonal that keeps the variance of each cell.
+
+        Hidden cells are integrated out by EM, in which :math:`\mathrm{tr}(S)/D` is the mean variance of the visible values: no step lowers
+        the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
             x: `(N, D)`.
             rank: r, from 1 to D.
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
             shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
-            em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage).
-            visible: Must be None or all True: only full matrices are fitted to rows with hidden cells.
+            em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage). None: none for
+                complete rows; with hidden cells at most 100, fewer where the rows gain less than 1e-6 nats each.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
 
         Raises:
-            ValueError: Wrong shapes, NaN, no weight, hidden cells, or constant cells without shrinkage.
+            ValueError: Wrong shapes, NaN, no weight, a cell without visible values, constant cells without shrinkage, or hidden cells in
+                so few rows (rank + 1) that they need it.
 
         Source:
             Tipping, Bishop (1999), *Probabilistic principal component analysis*, JRSS B 61; EM: Rubin, Thayer (1982).
         """
-        _refuse_hidden(cls.__name__, x, visible)
-        loc, covariance = covariance_from(*moments(x, weights), shrinkage)
-        return cls(loc, *low_rank_of(covariance, rank, em_steps=em_steps))
+        return cls(*_fit(x, visible, weights, rank, shrinkage, em_steps, None))
 
 
 class LowRankStudentT(StudentRadius, _LowRank):
@@ -261,21 +265,28 @@ class LowRankStudentT(StudentRadius, _LowRank):
 
     @classmethod
     def from_data(cls, x: Tensor, *, rank: int, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
-                  em_steps: int = 0, visible: Tensor | None = None) -> Self:
-        r"""As `LowRankGaussian.from_data`, times :math:`(\nu - 2)/\nu`, so that the covariance is matched.
+                  em_steps: int | None = None, visible: Tensor | None = None) -> Self:
+        r"""As `LowRankGaussian.from_data`, times :math:`(\nu - 2)/\nu`, so that the covariance is matched; hidden cells by EM for the Student-t.
 
         Raises:
             ValueError: As there; or `df` not more than 2.
         """
         require(df > 2, "df must be more than 2, for a covariance to match", df)
-        _refuse_hidden(cls.__name__, x, visible)
-        loc, covariance = covariance_from(*moments(x, weights), shrinkage)
-        return cls(df, loc, *low_rank_of(covariance * ((df - 2) / df), rank, em_steps=em_steps))
+        return cls(df, *_fit(x, visible, weights, rank, shrinkage, em_steps, df))
 
 
-def _refuse_hidden(name: str, x: Tensor, visible: Tensor | None) -> None:
-    require(partly_seen(x, visible)[1] is None, f"{name}.from_data wants complete rows; Gaussian and StudentT, with full matrices, take "
-            "hidden cells; or fill them", visible)
+def _fit(x: Tensor, visible: Tensor | None, weights: Tensor | None, rank: int, shrinkage: float, em_steps: int | None,
+         df: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres, factors and diagonals."""
+    require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
+    x, seen = partly_seen(x, visible)
+    x, weights = moments(x, weights)
+    if seen is not None:
+        steps = 100 if em_steps is None else em_steps
+        return fit_incomplete_low_rank(x, seen, weights, rank=rank, shrinkage=shrinkage, em_steps=steps, df=df)
+    loc, covariance = covariance_from(x, weights, shrinkage)
+    scale = 1.0 if df is None else (df - 2) / df
+    return loc, *low_rank_of(covariance * scale, rank, em_steps=em_steps or 0)
 
 
 def _count(num_features: int, rank: int) -> int:

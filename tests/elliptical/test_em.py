@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, multivariate_t
 
-from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
+from pyro_ar.elliptical import Gaussian, StudentT
 from pyro_ar.elliptical.incomplete import fit_incomplete
 
 
@@ -155,6 +155,3 @@ def test_refusals(rows):
     visible[0, 0], x[0, 0] = True, math.nan
     with pytest.raises(ValueError, match="finite"):
         StudentT.from_data(x, visible=visible)
-    for joint in (LowRankGaussian, LowRankStudentT):
-        with pytest.raises(ValueError, match="Gaussian and StudentT"):
-            joint.from_data(x, rank=1, visible=visible)
