@@ -26,6 +26,8 @@ class TemperatureScaled(PartlySeenClassifier):
     T > 1 makes an overconfident classifier modest. The most probable class stays the same where the prior is uniform, and a row
     with nothing visible still gets the prior. For a classifier without `log_prior_` the prior is taken for uniform.
 
+    T has a prior, Gamma(2, 1) on 1/T, which weighs no more than a row: rows that are all right, or few, then do not drive it to an end of its range.
+
     **The answer is no longer that of the joint**: for T other than 1 no p(x, y) has these posteriors for every pattern, so
     evidence of separate cells does not add up as it should. It is a correction of probabilities, to be asked for by name.
 
@@ -48,7 +50,7 @@ class TemperatureScaled(PartlySeenClassifier):
         >>> from pyro_ar.classify.discriminant import DiscriminantAnalysis
         >>> X, y = np.array([[0.0], [1.0], [0.4], [1.4]]), np.array([0, 0, 1, 1])
         >>> scaled = TemperatureScaled(DiscriminantAnalysis().fit(X, y)).fit(np.array([[2.0], [-1.0]]), np.array([0, 1]))
-        >>> scaled.temperature_ > 10
+        >>> scaled.temperature_ > 4
         True
     """
 
@@ -58,7 +60,7 @@ class TemperatureScaled(PartlySeenClassifier):
         self.classifier = classifier
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
-        """Find the T with the least mean -log p(y | x_visible) on held-out rows.
+        """Find the T with the least -log p(y | x_visible) on held-out rows, less the log of its prior.
 
         Args:
             X: Rows that the classifier was not fitted to.
@@ -77,7 +79,8 @@ class TemperatureScaled(PartlySeenClassifier):
 
         def loss(log_coldness: float) -> float:
             scaled = _scaled(log_p, self._log_prior(log_p), math.exp(log_coldness))
-            return float(-scaled.gather(-1, true[:, None]).mean())
+            prior = log_coldness - math.exp(log_coldness)
+            return float(-scaled.gather(-1, true[:, None]).sum()) - prior
 
         self.temperature_ = math.exp(-_lowest(loss, -math.log(HOTTEST), -math.log(COLDEST)))
         return self
@@ -98,7 +101,7 @@ def _scaled(log_p: Tensor, log_prior: Tensor, coldness: float) -> Tensor:
 
 
 def _lowest(loss: Any, low: float, high: float) -> float:
-    """Golden-section search: the loss is convex in 1/T, so it has one valley."""
+    """Golden-section search: the loss is convex in 1/T, the prior's part too, so it has one valley."""
     golden = (math.sqrt(5) - 1) / 2
     a, b = high - golden * (high - low), low + golden * (high - low)
     at_a, at_b = loss(a), loss(b)

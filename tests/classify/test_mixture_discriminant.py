@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from scipy.stats import multivariate_t
+from scipy.optimize import brentq
+from scipy.stats import gamma, multivariate_t
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.model_selection import StratifiedKFold
@@ -238,13 +239,28 @@ def test_temperature_is_the_best_of_a_grid_and_keeps_the_prior(iris):
 
     def loss(T):  # the prior is uniform: 30 rows, 10 of each class
         tempered = log_p / T - np.log(np.exp(log_p / T).sum(1, keepdims=True))
-        return -tempered[np.arange(len(true)), true].mean()
+        return -tempered[np.arange(len(true)), true].sum() - gamma(2).logpdf(1 / T)
 
     best = min(np.geomspace(0.02, 50, 2000), key=loss)
     assert scaled.temperature_ == pytest.approx(best, rel=0.01)
     assert scaled.temperature_ > 1  # a Gaussian per class from ten rows each is too sure
     np.testing.assert_allclose(scaled.predict_proba(X, np.zeros((1, 4), bool)), np.tile(classifier.log_prior_.exp().numpy(), (150, 1)))
     np.testing.assert_array_equal(scaled.predict(X), classifier.predict(X))
+
+
+@pytest.mark.parametrize(("rows", "low", "high"), [(4, 0.7, 1), (200, 0.4, 0.6)])
+def test_rows_that_are_all_right_do_not_drive_the_temperature_to_its_end(rows, low, high):
+    # Two classes 1 apart with variance 1: rows at -2 and 3 have log odds of 3.75; by the likelihood alone T would be 0.02.
+    X, y = np.array([[0.0], [-1.0], [1.0], [1.0], [0.0], [2.0]]), np.repeat([0, 1], 3)
+    classifier = DiscriminantAnalysis(covariance="shared").fit(X, y)
+    scaled = TemperatureScaled(classifier).fit(np.tile([[-2.0], [3.0]], (rows // 2, 1)), np.tile([0, 1], rows // 2))
+    odds = np.diff(classifier.predict_log_proba(np.array([[3.0]]))).item()
+
+    def slope(beta):  # of the log posterior of beta = 1 / T
+        return rows * odds / (1 + math.exp(beta * odds)) + 1 / beta - 1
+
+    assert 1 / scaled.temperature_ == pytest.approx(brentq(slope, 0.1, 50), rel=1e-4)
+    assert low < scaled.temperature_ < high
 
 
 def test_temperature_repairs_the_log_score_on_fresh_rows(digits):
