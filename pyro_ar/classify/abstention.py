@@ -50,7 +50,11 @@ class RiskCoverage(NamedTuple):
         """The largest coverage with a risk of at most `most`, and the confidence from which on to answer for it.
 
         Equally confident rows are answered together, or not at all. With no such coverage: 0 and infinity.
+
+        Raises:
+            ValueError: `most` is not from 0 to 1.
         """
+        require(0 <= most <= 1, "most must be a risk from 0 to 1", most)
         last = np.append(self.confidence[1:] != self.confidence[:-1], True)  # of a group of equally confident rows
         good = (last & (self.risk <= most)).nonzero()[0]
         return (0.0, math.inf) if len(good) == 0 else (float(self.coverage[good[-1]]), float(self.confidence[good[-1]]))

@@ -160,6 +160,6 @@ def _flatten(X: Any) -> tuple[Any, tuple[int, ...]]:
     X = X if hasattr(X, "shape") and hasattr(X, "ndim") else np.asarray(X)
     require(X.ndim >= 2, "Expected 2D array: X must be rows of shape (N, n). Reshape your data", X.shape)
     require(getattr(X, "dtype", None) is None or X.dtype.kind != "c", "Complex data not supported: X must be real")
-    if X.ndim > 2 and math.prod(X.shape):
-        return np.asarray(X).reshape(len(X), -1), tuple(X.shape[1:])
+    if X.ndim > 2 and math.prod(X.shape[1:]):
+        return np.asarray(X).reshape(len(X), math.prod(X.shape[1:])), tuple(X.shape[1:])
     return X, tuple(X.shape[1:])

@@ -20,7 +20,7 @@ from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
-from pyro_ar.classify.pattern_net import PatternNet, random_parts
+from pyro_ar.classify.pattern_net import PatternNet, image_shape_of, random_parts
 
 __all__ = ["CorrectedClassifier"]
 
@@ -35,8 +35,9 @@ class CorrectedClassifier(PartlySeenClassifier):
     r"""A joint in the order *visible cells, class, hidden cells*, whose class is the generative classifier's, corrected by a network.
 
     .. math:: p(x_v)\; p(y \mid x_v)\; p(x_h \mid x_v, y), \qquad
-              p(y \mid x_v) \propto p_{gen}(y \mid x_v)^{a}\; p_{net}(y \mid x_v)^{b}\; e^{c_y}
+              p(y \mid x_v) \propto p(y) \left( \frac{p_{gen}(y \mid x_v)}{p(y)} \right)^{a} \left( \frac{p_{net}(y \mid x_v)}{\pi(y)} \right)^{b} e^{c_y}
 
+    with p(y) the generative classifier's prior and :math:`\pi` the frequencies of training.
     The cells' densities, before and after the class, are those of the generative classifier, exact for every pattern. The conditional of the
     class starts as its posterior (a = 1, b = c = 0) and is corrected by what a `PatternNet` says: a, b and c come from 16 hidden units that read
     how much is visible and how sure both are. They are learnt by log score on rows that neither had seen, under random patterns; then both are fitted to all rows.
@@ -46,27 +47,29 @@ class CorrectedClassifier(PartlySeenClassifier):
     (`Plausibility`, `information_gain`, `reveal`) takes `classifier_`.
 
     Where rows are plenty the network knows more than a mixture while much is visible, and the mixture more where little is:
-    docs/neural_joints.md.
+    docs/neural_joints.md. `fit` trains six networks (two where `most` rows are fewer than a fold has), a minute or more. It takes complete rows only.
 
     Shapes:
         As `PartlySeenClassifier`.
 
     Args:
-        classifier: A `GenerativeClassifier`, for instance; None: `MixtureDiscriminantAnalysis()`. It is copied, never fitted itself.
-        net: Any other classifier of partly seen rows; None: `PatternNet()`. It is copied too.
-        image_shape: `(height, width)` or with channels before, if rows are images: the patterns are then those of `random_parts`, otherwise
-            each cell is visible with a probability :math:`u^2`, u uniform, one for each row.
+        classifier: A `GenerativeClassifier` without `pattern`; None: `MixtureDiscriminantAnalysis()`. It is copied, never fitted itself.
+        net: Any other classifier of partly seen rows; None: a `PatternNet` of one member. It is copied too.
+        image_shape: `(height, width)` or with channels before: the patterns are then those of `random_parts`, otherwise
+            each cell is visible with a probability :math:`u^2`, u uniform, one for each row. None: the rows' own shape, where they are not flat.
+            `()`: no images. It goes to `classifier` and `net` where these are None.
         folds: Parts of the training rows, to be held out one after the other.
         most: Held-out rows that are enough; further folds are left out.
         random_state: Of folds, patterns and steps; None: 0, so that equal data give equal classifiers.
 
     Attributes:
         classifier_: The generative classifier, fitted to all rows.
+        log_prior_: Its log p(y), `(C,)`.
         net_: The network, fitted to all rows.
         weights_: The module of a, b and c.
 
     Raises:
-        ValueError: Bad data or arguments; hidden training cells; a class with fewer rows than folds.
+        ValueError: Bad data or arguments; hidden training cells; one class only; a class with fewer rows than folds.
 
     Source:
         The weighted product of opinions: Genest, Zidek (1986), *Combining probability distributions*, Statistical Science 1. Held-out
@@ -81,6 +84,7 @@ class CorrectedClassifier(PartlySeenClassifier):
     """
 
     classifier_: GenerativeClassifier
+    log_prior_: Tensor
     net_: PartlySeenClassifier
     weights_: "Weights"
 
@@ -103,26 +107,33 @@ class CorrectedClassifier(PartlySeenClassifier):
         """
         x, seen, labels = self._read_training(X, y, visible)
         require(seen is None, "CorrectedClassifier.fit wants complete training rows", seen)
-        require(self.folds >= 2, "folds must be 2 or more", self.folds)
-        require(self.most >= 1, "most must be 1 or more", self.most)
-        self.classes_, index = np.unique(labels, return_inverse=True)
-        fewest = int(np.bincount(index).min())
+        whole = all(isinstance(k, int | np.integer) for k in (self.folds, self.most))
+        require(whole and self.folds >= 2 and self.most >= 1, "folds must be 2 or more and most 1 or more, whole numbers", self.folds, self.most)
+        self.classes_, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        require(len(counts) >= 2, "CorrectedClassifier wants rows of two classes or more", self.classes_.tolist())
+        fewest = int(counts.min())
         require(fewest >= self.folds, "every class needs as many rows as there are folds", f"{fewest} rows, {self.folds} folds")
         random = check_random_state(0 if self.random_state is None else self.random_state)
-        x = x.flatten(1)
-        self.weights_ = _learnt(*self._held_out(x, index, random), seed=random.randint(2**31))
+        self.frequencies_ = torch.from_numpy(counts / counts.sum()).log()
+        self.weights_ = _learnt(self.frequencies_.float(), *self._held_out(x, index, random), seed=random.randint(2**31))
         self.classifier_, self.net_ = self._fitted(x, labels)
+        self.log_prior_ = self.classifier_.log_prior_
         return self
 
     def _fitted(self, x: Tensor, labels: np.ndarray) -> tuple[GenerativeClassifier, PartlySeenClassifier]:
-        classifier = MixtureDiscriminantAnalysis() if self.classifier is None else self.classifier
+        shape = self._image_shape()
+        classifier = MixtureDiscriminantAnalysis(image_shape=shape) if self.classifier is None else self.classifier
         require(isinstance(classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier", classifier)
-        net = PatternNet() if self.net is None else self.net
+        require(classifier.pattern is None, "classifier must ignore patterns: in training all is visible", "one with `pattern`")
+        net = PatternNet(members=1, image_shape=shape) if self.net is None else self.net
         require(isinstance(net, PartlySeenClassifier), "net must be a classifier of this library", net)
         return clone(classifier).fit(x, labels), clone(net).fit(x, labels)
 
+    def _image_shape(self) -> tuple[int, ...]:
+        return image_shape_of(self.image_shape, self.event_shape_)
+
     def _held_out(self, x: Tensor, index: np.ndarray, random: np.random.RandomState) -> tuple[Tensor, ...]:
-        """Both log posteriors `(R, C)`, patterns `(R, n)` and classes `(R,)` of rows held out."""
+        """What both say beyond their priors `(R, C)`, patterns `(R, n)` and classes `(R,)` of rows held out."""
         generator = Generator().manual_seed(random.randint(2**31))
         parts, rows = [], 0
         for train, test in StratifiedKFold(self.folds, shuffle=True, random_state=random.randint(2**31)).split(x, index):
@@ -131,35 +142,36 @@ class CorrectedClassifier(PartlySeenClassifier):
             times = min(MOST_REPEATS, max(1, round(REPEATS / min(self.most, len(x)))))
             test = np.tile(test, times)
             seen = self._patterns(len(test), generator)
-            both = [torch.from_numpy(c.predict_log_proba(x[test], seen)).float() for c in self._fitted(x[train], index[train])]
-            parts.append((*both, seen, torch.from_numpy(index[test])))
+            classifier, net = self._fitted(x[train], index[train])
+            both = (torch.from_numpy(c.predict_log_proba(x[test], seen)) for c in (classifier, net))
+            said = (log - prior for log, prior in zip(both, (classifier.log_prior_, self.frequencies_), strict=True))
+            parts.append((*(t.float() for t in said), seen, torch.from_numpy(index[test])))
             if rows >= self.most:
                 break
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def _patterns(self, rows: int, generator: Generator) -> Tensor:
-        if self.image_shape is None:
-            share = torch.rand(rows, 1, generator=generator).square()
-            return torch.rand(rows, self.n_features_in_, generator=generator) < share
-        shape = tuple(self.image_shape)
-        fits = len(shape) in (2, 3) and math.prod(shape) == self.n_features_in_
-        require(fits, f"image_shape must be (height, width) or (channels, height, width) of {self.n_features_in_} cells", shape)
-        return random_parts(shape, rows, generator=generator).flatten(1)
+        if shape := self._image_shape():
+            return random_parts(shape, rows, generator=generator).flatten(1)
+        share = torch.rand(rows, 1, generator=generator).square()
+        return torch.rand(rows, self.n_features_in_, generator=generator) < share
 
     # Answering.
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        x = x.flatten(1)
-        seen = torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device) if visible is None else visible.flatten(1)
-        log_p, log_q = (c._log_posterior(x, seen) for c in (self.classifier_, self.net_))
-        corrected = self.weights_(log_p.float(), log_q.float(), seen.expand(x.shape)).log_softmax(-1).to(log_p)
-        # Nothing seen is no evidence, and what no class of the joint can have stays impossible.
+        seen = torch.ones(1, *self.event_shape_, dtype=torch.bool, device=x.device) if visible is None else visible
+        log_p, log_q = (c._log_posterior(x, visible) for c in (self.classifier_, self.net_))
+        prior, frequencies = self.log_prior_.to(log_p), self.frequencies_.to(log_q)
+        seen = seen.flatten(1).expand(len(x), -1)
+        beyond = self.weights_((log_p - prior).float(), (log_q - frequencies).float(), seen).to(log_p)
+        # Nothing seen is no evidence, and a class that the joint rules out stays impossible.
+        corrected = (prior + beyond).masked_fill(log_p == -math.inf, -math.inf).log_softmax(-1)
         return torch.where(seen.any(-1, keepdim=True), corrected, log_p)
 
     def score_samples(self, X: Any, visible: Any = None) -> Tensor:
         """Log p(x_visible), `(N,)`, in nats: the generative classifier's, exact and coherent."""
         check_is_fitted(self)
-        return self.classifier_.score_samples(*self._flat(X, visible))
+        return self.classifier_.score_samples(*self._read(X, visible))
 
     def log_joint(self, X: Any, visible: Any = None) -> Tensor:
         """Log p(x_visible) + log p(y | x_visible), `(N, C)`, in nats."""
@@ -179,19 +191,18 @@ class CorrectedClassifier(PartlySeenClassifier):
             The positions of the classes, `(N,)`.
         """
         check_is_fitted(self)
-        rows, seen = (None, None) if x is None else self._flat(x, visible)
+        rows, seen = (None, None) if x is None else self._read(x, visible)
         if x is None and visible is not None:
-            seen = self._check_pattern(visible).flatten(1)
+            seen = self._check_pattern(visible)
         joint = self.classifier_.joint_
-        pattern = torch.ones(1, self.n_features_in_, dtype=torch.bool) if seen is None else seen
+        pattern = torch.ones(1, *self.event_shape_, dtype=torch.bool) if seen is None else seen
         with pyro.plate("rows", len(pattern) if rows is None else len(rows)):
             obs = None if rows is None else rows.to(joint.dtype).reshape(-1, *joint.event_shape)
             drawn = pyro.sample("x", joint.marginal(pattern.reshape(-1, *joint.event_shape)), obs=obs)
-            return pyro.sample("y", Categorical(logits=self._log_posterior(drawn.flatten(1), pattern)), infer={"enumerate": "parallel"})
-
-    def _flat(self, X: Any, visible: Any) -> tuple[Tensor, Tensor | None]:
-        x, seen = self._read(X, visible)
-        return x.flatten(1), None if seen is None else seen.flatten(1)
+            left = drawn.shape[:drawn.ndim - len(joint.event_shape)]  # those of plates outside too
+            patterns = pattern.expand(*left, *self.event_shape_).reshape(-1, *self.event_shape_)
+            logits = self._log_posterior(drawn.reshape(-1, *self.event_shape_), patterns).reshape(*left, -1)
+            return pyro.sample("y", Categorical(logits=logits), infer={"enumerate": "parallel"})
 
     @property
     def num_parameters(self) -> int:
@@ -202,7 +213,7 @@ class CorrectedClassifier(PartlySeenClassifier):
 
 
 class Weights(nn.Module):
-    """The exponents a and b of the two posteriors and the biases c, from how much is visible and how sure they are; at first 1, 0 and 0."""
+    """The exponents a and b of what both say beyond their priors, and the biases c, from how much is visible and how sure both are; at first 1, 0 and 0."""
 
     FEATURES = 8
 
@@ -214,7 +225,7 @@ class Weights(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, log_p: Tensor, log_q: Tensor, visible: Tensor) -> Tensor:
-        """What is to be normalised, `(R, C)`."""
+        """What speaks for the classes beyond the prior, `(R, C)`."""
         raw = self.outer(self.inner(_features(log_p, log_q, visible)).tanh())
         return raw[:, :1].exp() * log_p.clamp(min=FLOOR) + raw[:, 1:2] * log_q.clamp(min=FLOOR) + raw[:, 2:]
 
@@ -222,12 +233,12 @@ class Weights(nn.Module):
 def _features(log_p: Tensor, log_q: Tensor, visible: Tensor) -> Tensor:
     share = visible.to(log_p).mean(-1, keepdim=True)
     found = [share, (share + 0.01).log()]
-    for log in (log_p, log_q):
+    for log in (log_p.log_softmax(-1), log_q.log_softmax(-1)):
         found += [-(log.exp() * log.clamp(min=FLOOR)).sum(-1, keepdim=True), log.topk(2).values.clamp(min=-20) / 10]
     return torch.cat(found, -1)
 
 
-def _learnt(log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, seed: int) -> Weights:
+def _learnt(log_prior: Tensor, log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, seed: int) -> Weights:
     """The weights with the best log score on held-out rows."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -236,7 +247,7 @@ def _learnt(log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, see
         decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / STEPS)
         for _ in range(STEPS):
             some = torch.randint(len(index), (BATCH,))
-            loss = nn.functional.cross_entropy(weights(log_p[some], log_q[some], visible[some]), index[some])
+            loss = nn.functional.cross_entropy(log_prior + weights(log_p[some], log_q[some], visible[some]), index[some])
             adam.zero_grad()
             loss.backward()
             adam.step()

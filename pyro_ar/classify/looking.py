@@ -154,7 +154,8 @@ def reveal(classifier: GenerativeClassifier, X: Any, order: Any = "greedy", visi
 
 def _rows(classifier: GenerativeClassifier, X: Any, visible: Any) -> tuple[Tensor, Tensor]:
     """Checked rows and patterns, `(N, n)` both."""
-    require(isinstance(classifier, GenerativeClassifier), "looking wants a GenerativeClassifier", type(classifier).__name__)
+    require(isinstance(classifier, GenerativeClassifier), "looking wants a GenerativeClassifier (of a corrected one, its classifier_)",
+            type(classifier).__name__)
     check_is_fitted(classifier)
     require(getattr(classifier, "pattern_", None) is None, "looking wants a classifier without a model of the pattern: a cell that was "
             "looked up is not one that happened to be seen")
@@ -175,7 +176,7 @@ def _places(order: Any, seen: Tensor) -> Tensor:
     places = torch.as_tensor(order, device=seen.device)
     fits = places.ndim in (1, 2) and not places.is_floating_point() and places.dtype != torch.bool
     fits = fits and (places.ndim == 1 or len(places) == len(seen))
-    require(fits, f"order must be positions of cells, (k,) or ({len(seen)}, k)", places)
+    require(fits, f"order must be positions of cells, (k,) or ({len(seen)}, k) (a pattern goes to visible=)", places)
     places = places.long().expand(len(seen), -1)
     inside = not places.numel() or bool((places >= 0).all() & (places < seen.shape[1]).all())
     require(inside, f"positions in order must lie from 0 to {seen.shape[1] - 1}")

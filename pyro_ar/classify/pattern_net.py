@@ -15,10 +15,12 @@ from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.rank_normal import RankNormal
 
-__all__ = ["PatternNet", "random_parts"]
+__all__ = ["PatternNet", "image_shape_of", "random_parts"]
 
 MOST_HIDDEN = 0.95  # without images: shares of hidden cells in training are uniform from 0 to here
 ANSWERED = 512  # images at once
+FARTHEST = 1e6  # standardised cells beyond it, which single precision might not hold, count as there
+LEAST_CYCLE = 20  # steps: OneCycleLR divides by what a tenth of them is more than one
 
 
 class PatternNet(PartlySeenClassifier):
@@ -28,8 +30,8 @@ class PatternNet(PartlySeenClassifier):
     rank-normal, or standardised by their means and one common scale. In training each row gets a new pattern at every step. The answer is
     the mean of the networks' posteriors.
 
-    Of rows without `image_shape` each cell is hidden with a probability that is uniform from 0 to 0.95, one for each row, and the networks are dense.
-    With it they are convolutional (four layers of 3x3, two of them of stride 2, then `hidden` units), and patterns come from `random_parts`.
+    Of rows that are no images each cell is hidden with a probability that is uniform from 0 to 0.95, one for each row, and the networks are dense.
+    For images they are convolutional (four layers of 3x3, two of them of stride 2, then `hidden` units), and patterns come from `random_parts`.
 
     Args:
         hidden: Units of a hidden layer.
@@ -41,7 +43,8 @@ class PatternNet(PartlySeenClassifier):
         dropout: Share of hidden units to drop.
         weight_decay: Decoupled.
         ranks: Rank-normal cells.
-        image_shape: `(height, width)` or with channels before: convolutional networks. None: dense ones.
+        image_shape: `(height, width)` or with channels before: convolutional networks. None: the rows' own shape, where they are not flat.
+            `()`: no images, dense networks.
         channels: Of the first convolution; the last has four times as many.
         seed: Of weights, rows and patterns.
 
@@ -49,7 +52,7 @@ class PatternNet(PartlySeenClassifier):
         nets_: The networks.
 
     Raises:
-        ValueError: Bad rows, all values equal, or an image shape that does not fit.
+        ValueError: Bad rows or settings, all values equal, hidden training cells, or an image shape that does not fit.
 
     Source:
         Lakshminarayanan, Pritzel, Blundell (2017), *Simple and scalable predictive uncertainty estimation using deep ensembles*, NeurIPS 30.
@@ -83,37 +86,40 @@ class PatternNet(PartlySeenClassifier):
         """Train the networks."""
         x, seen, labels = self._read_training(X, y, visible)
         require(seen is None, "PatternNet.fit wants complete training rows", seen)
+        self._check_settings()
         self.classes_, index = np.unique(labels, return_inverse=True)
-        self._images = self._image_shape()
-        rows = x.flatten(1).float()
-        self.mean_, self.scale_ = rows.mean(0), float(rows.std())
-        require(self.scale_ > 0, "PatternNet wants values that differ")
+        shape = image_shape_of(self.image_shape, self.event_shape_)
+        self._images = (1, *shape) if len(shape) == 2 else shape  # with channels; of no images, nothing
+        rows = x.flatten(1)
+        self.mean_, self.scale_ = rows.mean(0), float(rows.std(correction=0))
+        require(0 < self.scale_ < math.inf, "PatternNet wants values that differ, and whose variance can be computed", self.scale_)
         self.transform_ = RankNormal.from_data(rows) if self.ranks else None
         rows = self._standardised(rows)
         self.nets_ = [self._trained(rows, torch.from_numpy(index), 1000 * self.seed + k) for k in range(self.members)]
         return self
 
-    def _image_shape(self) -> tuple[int, ...] | None:
-        """`(channels, height, width)`, or None for dense networks."""
-        if self.image_shape is None:
-            return None
-        shape = tuple(self.image_shape)
-        fits = len(shape) in (2, 3) and min(shape) >= 1 and math.prod(shape) == self.n_features_in_
-        require(fits, f"image_shape must be (height, width) or (channels, height, width) of {self.n_features_in_} cells", shape)
-        return (1, *shape) if len(shape) == 2 else shape
+    def _check_settings(self) -> None:
+        for name, least in (("hidden", 1), ("layers", 0), ("members", 1), ("steps", 1), ("batch_size", 2), ("channels", 1)):
+            value = getattr(self, name)
+            require(isinstance(value, int | np.integer) and bool(value >= least), f"{name} must be a whole number, {least} or more", value)
+        require(0 <= self.dropout < 1, "dropout must be 0 or more and less than 1", self.dropout)
+        require(self.lr > 0, "lr must be more than 0", self.lr)
+        require(self.weight_decay >= 0, "weight_decay must be 0 or more", self.weight_decay)
 
     def _standardised(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean_) / self.scale_ if self.transform_ is None else self.transform_.inv(rows)
+        """In the precision of the rows, then in single precision."""
+        scores = (rows - self.mean_) / self.scale_ if self.transform_ is None else self.transform_.inv(rows)
+        return scores.clamp(-FARTHEST, FARTHEST).float()
 
     def _net(self, cells: int) -> nn.Sequential:
-        if self._images is not None:
+        if self._images:
             return _convolutional(self._images, self.channels, self.hidden, self.dropout, len(self.classes_))
         sizes = [2 * cells] + self.layers * [self.hidden]
         blocks = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(self.dropout)) for a, b in itertools.pairwise(sizes)]
         return nn.Sequential(*itertools.chain(*blocks), nn.Linear(sizes[-1], len(self.classes_)))
 
     def _patterns(self, rows: int, cells: int, draws: Generator) -> Tensor:
-        if self._images is not None:
+        if self._images:
             return random_parts(self._images, rows, generator=draws).flatten(1)
         share = MOST_HIDDEN * torch.rand(rows, 1, generator=draws)
         return torch.rand(rows, cells, generator=draws) >= share
@@ -124,7 +130,7 @@ class PatternNet(PartlySeenClassifier):
             draws = Generator().manual_seed(seed)
             net = self._net(rows.shape[1])
             optimiser = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps, pct_start=0.1)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=max(self.steps, LEAST_CYCLE), pct_start=0.1)
             for _ in range(self.steps):
                 some = torch.randint(len(rows), (self.batch_size,), generator=draws)
                 seen = self._patterns(self.batch_size, rows.shape[1], draws)
@@ -137,15 +143,15 @@ class PatternNet(PartlySeenClassifier):
 
     def _inputs(self, rows: Tensor, visible: Tensor) -> Tensor:
         parts = torch.where(visible, rows, 0), visible.to(rows)
-        if self._images is None:
+        if not self._images:
             return torch.cat(parts, -1)
         images = torch.cat([part.reshape(-1, *self._images) for part in parts], 1)
         return images.to(memory_format=torch.channels_last)
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        rows = self._standardised(x.flatten(1).float())
+        rows = self._standardised(x.flatten(1).to(self.mean_))
         seen = torch.ones_like(rows, dtype=torch.bool) if visible is None else visible.flatten(1).expand(rows.shape)
-        step = len(rows) if self._images is None else ANSWERED
+        step = ANSWERED if self._images else len(rows)
         answers = []
         for part, pattern in zip(rows.split(step), seen.split(step), strict=True):
             inputs = self._inputs(part, pattern)
@@ -156,6 +162,25 @@ class PatternNet(PartlySeenClassifier):
     def num_parameters(self) -> int:
         """Weights of all networks."""
         return sum(weight.numel() for net in self.nets_ for weight in net.parameters())
+
+
+def image_shape_of(given: Sequence[int] | None, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`(height, width)`, with channels before where there are some; `()` where rows are no images.
+
+    Args:
+        given: What the user said; None: the rows' own shape, where they are not flat.
+        event_shape: Of one row.
+
+    Raises:
+        ValueError: A shape that is no image's or does not fit the rows.
+    """
+    if given is None:
+        return event_shape if len(event_shape) in (2, 3) else ()
+    shape = tuple(given) if isinstance(given, Sequence) else (given,)
+    cells = math.prod(event_shape)
+    fits = len(shape) in (2, 3) and min(shape) >= 1 and math.prod(shape) == cells
+    require(not shape or fits, f"image_shape must be (height, width) or (channels, height, width) of {cells} cells", given)
+    return shape
 
 
 def random_parts(shape: Sequence[int], rows: int, *, generator: Generator | None = None) -> Tensor:

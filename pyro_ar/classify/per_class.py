@@ -1,5 +1,7 @@
 r"""One joint for each class: what turns rows and their shares in the classes into joints, patterns and a prior."""
 
+import inspect
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +55,8 @@ def fit_classes(like: Any, x: Tensor, weights: Tensor, visible: Tensor | None, o
 def fit_pattern(like: Any, seen: Tensor, context: Tensor, classes: np.ndarray, options: dict[str, Any]) -> Any:
     """Joints of the patterns of each class: fitted to `seen`, ones and zeros `(N, n)`, or checked where they are given."""
     if not isinstance(like, Joint | Sequence):
-        require(hasattr(like, "from_data"), "pattern must be a class with from_data, or fitted joints, one per class", like)
+        takes = hasattr(like, "from_data") and "num_states" in inspect.signature(like.from_data).parameters
+        require(takes, "pattern must be a table class such as FullyIndependent, or fitted joints, one per class", like)
         like = fit_classes(like, seen, class_weights(context, classes), None, {"num_states": 2} | options)
     parts = [like] if isinstance(like, Joint) else list(like)
     many = tuple(like.batch_shape) if isinstance(like, Joint) else (len(parts),)

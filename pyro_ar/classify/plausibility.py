@@ -69,7 +69,7 @@ class Plausibility(BaseEstimator):
         Raises:
             ValueError: Bad rows, or no generative classifier.
         """
-        require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier", self.classifier)
+        require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)", self.classifier)
         require(self.max_reference >= 1, "max_reference must be 1 or more", self.max_reference)
         x, _ = self.classifier._read(X, None)
         self.reference_ = x[:self.max_reference]

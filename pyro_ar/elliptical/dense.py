@@ -226,9 +226,10 @@ def covariance_from(x: Tensor, weights: Tensor, shrinkage: float) -> tuple[Tenso
     locs, covariances = [], []
     for w in weights.reshape(-1, len(x)):
         loc = w @ x
-        centred = x - loc
+        counted = x[w > 0]
         # The mean of a constant is not quite the constant: rounding must not pass for variance.
-        centred = torch.where(centred.abs() <= 8 * torch.finfo(x.dtype).eps * loc.abs(), 0, centred)
+        loc = torch.where(counted.amin(0) == counted.amax(0), counted[0], loc)
+        centred = x - loc
         covariance = (centred * w[:, None]).T @ centred
         covariance = (covariance + covariance.mT) / 2  # rounding of a product of single precision is not symmetric
         spread = covariance.diagonal().mean()

@@ -160,8 +160,11 @@ def available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entrie
     require(len(bad) == 0, "every cell must be visible in at least one row of each class or batch entry (leave out a cell that is "
             "never seen)", *([f"cell {int(bad[0, 1])} hidden in all rows of entry {int(bad[0, 0])}"] if len(bad) else []))
     loc = zeros.index_add(0, entry, share * x) / mass
+    index = entry[:, None].expand(x.shape)
+    low, high = (torch.full_like(zeros, end).scatter_reduce(0, index, torch.where(visible, x, end), kind)
+                 for end, kind in ((math.inf, "amin"), (-math.inf, "amax")))
+    loc = torch.where(low == high, low, loc)  # the mean of a constant is not quite the constant: rounding must not pass for variance
     error = x - loc[entry]
-    error = torch.where(error.abs() <= 8 * torch.finfo(x.dtype).eps * loc[entry].abs(), 0, error)
     return loc, zeros.index_add(0, entry, share * error.square()) / mass
 
 

@@ -105,3 +105,9 @@ def test_plausibility_buys_what_the_posterior_cannot(fitted):
     both = par.risk_coverage(np.where(decision.p_value >= 0.05, decision.posterior, -1.0), right)
     assert both.area < alone.area / 2
     assert alone.at_risk(0.05)[0] < both.at_risk(0.05)[0]
+
+
+@pytest.mark.parametrize("most", [-0.1, 1.1, math.nan])
+def test_a_risk_is_a_share(most):
+    with pytest.raises(ValueError, match="risk from 0 to 1"):
+        par.risk_coverage(np.array([0.5, 0.9]), np.array([True, False])).at_risk(most)

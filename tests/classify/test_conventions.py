@@ -29,3 +29,9 @@ def test_views_are_read_as_they_are():
     images = np.random.default_rng(0).random((12, 3, 2))
     model = DiscriminantAnalysis(shrinkage=0.5).fit(images[:, ::-1], np.arange(12) % 2)
     np.testing.assert_array_equal(model.predict_proba(images[:, ::-1]), model.predict_proba(images[:, ::-1].copy()))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (0, 2, 2)])
+def test_no_rows_are_refused_in_any_shape(shape):
+    with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+        DiscriminantAnalysis().fit(np.zeros(shape), np.zeros(0))

@@ -19,10 +19,12 @@ from pyro_ar.classify import (
     GenerativeClassifier,
     MixtureDiscriminantAnalysis,
     PatternNet,
+    TemperatureScaled,
 )
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.corrected import Weights
 from pyro_ar.elliptical import Gaussian
+from pyro_ar.tables import FullyIndependent
 
 
 class Oracle(PartlySeenClassifier):
@@ -59,18 +61,23 @@ def fitted(rows):
     return CorrectedClassifier(gaussian, Oracle()).fit(x[:240], y[:240])
 
 
-def by_hand(weights, log_p, log_q, seen):
-    """The corrected posterior of one row, in plain Python from the tensors of the weights."""
+def by_hand(fitted, log_p, log_q, seen):
+    """The corrected posterior of one row, in plain Python from the tensors of the weights; classes are equally frequent in training."""
+    weights, prior = fitted.weights_, [0.2, 0.3, 0.5]
     share = sum(seen) / len(seen)
     f = [share, math.log(share + 0.01)]
-    for log in (log_p, log_q):
+    log_p = [v - math.log(p) for v, p in zip(log_p, prior, strict=True)]
+    log_q = [v - math.log(1 / 3) for v in log_q]
+    for evidence in (log_p, log_q):
+        log = [v - math.log(sum(math.exp(u) for u in evidence)) for v in evidence]
         f.append(-sum(math.exp(v) * max(v, -50) for v in log))
         f += [max(v, -20) / 10 for v in sorted(log, reverse=True)[:2]]
     first, bias = weights.inner.weight.tolist(), weights.inner.bias.tolist()
     hidden = [math.tanh(sum(w * v for w, v in zip(row, f, strict=True)) + b) for row, b in zip(first, bias, strict=True)]
     raw = [sum(w * h for w, h in zip(row, hidden, strict=True)) + b
            for row, b in zip(weights.outer.weight.tolist(), weights.outer.bias.tolist(), strict=True)]
-    score = [math.exp(raw[0]) * max(p, -50) + raw[1] * max(q, -50) + c for p, q, c in zip(log_p, log_q, raw[2:], strict=True)]
+    score = [math.log(of) + math.exp(raw[0]) * max(p, -50) + raw[1] * max(q, -50) + c
+             for of, p, q, c in zip(prior, log_p, log_q, raw[2:], strict=True)]
     total = math.log(sum(math.exp(s - max(score)) for s in score)) + max(score)
     return [s - total for s in score]
 
@@ -82,8 +89,8 @@ def test_the_posterior_is_the_weighted_product(rows, fitted):
     answer = fitted.predict_log_proba(x, seen)
     for i in range(0, 360, 5):
         if seen[i].any():
-            assert answer[i] == pytest.approx(by_hand(fitted.weights_, log_p[i].tolist(), log_q[i].tolist(), seen[i].tolist()), abs=1e-4)
-    everything = [by_hand(fitted.weights_, *(c.predict_log_proba(x[i:i + 1])[0].tolist() for c in (fitted.classifier_, fitted.net_)), [True] * 6)
+            assert answer[i] == pytest.approx(by_hand(fitted, log_p[i].tolist(), log_q[i].tolist(), seen[i].tolist()), abs=1e-4)
+    everything = [by_hand(fitted, *(c.predict_log_proba(x[i:i + 1])[0].tolist() for c in (fitted.classifier_, fitted.net_)), [True] * 6)
                   for i in range(3)]
     assert fitted.predict_log_proba(x[:3]) == pytest.approx(np.array(everything), abs=1e-4)
 
@@ -148,6 +155,8 @@ def test_the_model_is_that_joint(rows, fitted):
     guide = AutoDelta(pyro.poutine.block(fitted.model, hide=["y"]))
     marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(fitted.model, guide, x, seen)
     np.testing.assert_allclose(marginals["y"].probs.detach().numpy(), fitted.predict_proba(x, seen), atol=1e-6)
+    many = pyro.infer.Predictive(fitted.model, num_samples=4, parallel=True)(None, seen)
+    assert (many["x"].shape, many["y"].shape) == ((4, 8, 6), (4, 8))
     with pyro.poutine.seed(rng_seed=0):
         drawn = pyro.poutine.trace(fitted.model).get_trace(None, seen).nodes["x"]["value"]
     assert (drawn.isnan() == ~seen).all()
@@ -165,6 +174,45 @@ def test_equal_data_give_equal_classifiers(rows):
     assert not hasattr(make.classifier, "joint_")
 
 
+def test_the_prior_that_is_given_is_the_prior_of_every_answer(rows):
+    # 240 rows of class 0 and 12 of class 1 in cells that say nothing: the posterior is near the prior of .5, whatever is visible.
+    generator = Generator().manual_seed(5)
+    x, y = torch.randn(252, 4, generator=generator, dtype=torch.float64), np.repeat([0, 1], [240, 12])
+    gaussian = DiscriminantAnalysis(covariance="shared", prior="uniform")
+    made = CorrectedClassifier(gaussian, PatternNet(hidden=4, members=1, steps=60, batch_size=32), folds=3).fit(x, y)
+    fresh = torch.randn(100, 4, generator=generator, dtype=torch.float64)
+    for seen in ([False] * 4, [True, False, False, False], [True] * 4):
+        assert made.predict_proba(fresh, np.array(seen)).mean(0) == pytest.approx([0.5, 0.5], abs=0.1)
+    learnt = CorrectedClassifier(DiscriminantAnalysis(covariance="shared"), made.net, folds=3).fit(x, y)
+    assert learnt.predict_proba(fresh, np.array([True, False, False, False])).mean(0) == pytest.approx([20 / 21, 1 / 21], abs=0.03)
+    scaled = TemperatureScaled(learnt).fit(fresh, (torch.arange(100) < 5).long())
+    assert scaled.predict_proba(fresh[:1], np.zeros(4, bool)) == pytest.approx(np.array([[20 / 21, 1 / 21]]))
+
+
+def test_what_no_class_can_have_stays_impossible():
+    x = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]]).repeat(10, 1)
+    y = (x[:, 0] > 0).long().numpy()
+    tables = GenerativeClassifier(FullyIndependent, fit_options={"pseudocount": 0.0, "num_states": 2})
+    made = CorrectedClassifier(tables, PatternNet(hidden=4, members=1, steps=5, batch_size=8), folds=2).fit(x, y)
+    answer = made.predict_log_proba(x)
+    assert (answer[y == 0, 1] == -math.inf).all()
+    assert made.predict_proba(x).sum(1) == pytest.approx(np.ones(40), abs=1e-12)
+
+
+def test_images_keep_their_shape():
+    digits = data.digits().head(200)
+    images, y = digits.x.reshape(-1, 8, 8).double(), digits.y.numpy()
+    made = CorrectedClassifier(net=PatternNet(hidden=8, members=1, steps=5, channels=2), folds=2, most=40).fit(images, y)
+    alone = MixtureDiscriminantAnalysis().fit(images, y)
+    np.testing.assert_array_equal(made.classifier_.predict_log_proba(images[:5]), alone.predict_log_proba(images[:5]))
+    assert isinstance(made.net_.nets_[0][0], torch.nn.Conv2d)
+    flat = CorrectedClassifier(net=PatternNet(hidden=8, members=1, steps=5, channels=2), folds=2, most=40, image_shape=()).fit(images, y)
+    assert flat.classifier_.image_shape == ()
+    told = CorrectedClassifier(MixtureDiscriminantAnalysis(1), folds=2, most=40, image_shape=(8, 8)).set_params(
+        net=PatternNet(hidden=8, members=1, steps=5, channels=2)).fit(images.flatten(1), y)
+    assert told._patterns(3, Generator()).shape == (3, 64)
+
+
 def test_images_and_labels():
     digits = data.digits().head(300)
     images, names = digits.x.reshape(-1, 8, 8).double(), np.array([f"digit {k}" for k in digits.y.tolist()])
@@ -176,16 +224,23 @@ def test_images_and_labels():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"folds": 1}, "folds must be 2 or more"),
+    ({"folds": 2.5}, "whole numbers"),
     ({"folds": 121}, "every class needs as many rows as there are folds"),
-    ({"most": 0}, "most must be 1 or more"),
+    ({"most": 0}, "most 1 or more"),
     ({"image_shape": (2, 2)}, "image_shape must be"),
     ({"classifier": PatternNet()}, "classifier must be a GenerativeClassifier"),
+    ({"classifier": DiscriminantAnalysis(shrinkage=0.5, pattern=FullyIndependent)}, "must ignore patterns"),
     ({"net": torch.nn.Linear(2, 2)}, "net must be a classifier of this library"),
 ])
 def test_bad_settings_are_refused(rows, settings, message):
     x, y, _ = rows
     with pytest.raises(ValueError, match=message):
         CorrectedClassifier(**{"classifier": DiscriminantAnalysis(shrinkage=0.5), "net": Oracle()} | settings).fit(x, y)
+
+
+def test_one_class_is_refused(rows):
+    with pytest.raises(ValueError, match="two classes or more"):
+        CorrectedClassifier(DiscriminantAnalysis(shrinkage=0.5), Oracle()).fit(rows[0], np.zeros(360))
 
 
 def test_hidden_training_cells_are_refused(rows):

@@ -135,7 +135,7 @@ def test_complete_training_rows_make_a_pattern_of_all_seen():
 
 
 @pytest.mark.parametrize(("pattern", "match"), [
-    (3, "class with from_data"), ("FullyIndependent", "one joint"), (FullyIndependent(torch.zeros(2, 5, 2)), "4 binary cells"),
+    (3, "table class"), (Gaussian, "table class"), ("FullyIndependent", "one joint"), (FullyIndependent(torch.zeros(2, 5, 2)), "4 binary cells"),
     (FullyIndependent(torch.zeros(3, 4, 2)), "each of the 2 classes"), ([FullyIndependent(torch.zeros(4, 2))], "each of the 2"),
     (FullyIndependent(torch.zeros(2, 4, 3)), "binary")])
 def test_refusals(pattern, match):

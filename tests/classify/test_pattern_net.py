@@ -70,7 +70,50 @@ def test_convolutions_of_any_shape(shape):
     assert convolutions[0].in_channels == 2 * (shape[0] if len(shape) == 3 else 1)
 
 
-@pytest.mark.parametrize("shape", [(8, 9), (64,), (1, 1, 8, 8), (-8, -8)])
+def test_rows_in_the_shape_of_images_are_images(digits):
+    x, y, _, _, _ = digits
+    made = {shape: PatternNet(hidden=4, members=1, steps=2, channels=2, image_shape=shape).fit(x.reshape(-1, 8, 8), y) for shape in (None, (), (8, 8))}
+    assert [isinstance(net.nets_[0][0], nn.Conv2d) for net in made.values()] == [True, False, True]
+    assert made[None].predict_log_proba(x.reshape(-1, 8, 8)) == pytest.approx(made[8, 8].predict_log_proba(x))
+
+
+@pytest.mark.parametrize("change", [lambda x: 60 * x + 1.7e9, lambda x: 1e50 * x, lambda x: x + 1e9], ids=["times", "huge", "far"])
+@pytest.mark.parametrize("ranks", [True, False])
+def test_the_unit_and_the_origin_do_not_matter(digits, change, ranks):
+    x, y, test, _, seen = digits
+    first, second = (PatternNet(hidden=16, members=1, steps=30, ranks=ranks).fit(f(x), y).predict_proba(f(test), seen) for f in (change, lambda x: x))
+    assert first == pytest.approx(second, abs=1e-3)
+
+
+def test_values_far_out_are_answered(digits):
+    x, y, test, _, _ = digits
+    for ranks in (True, False):
+        net = PatternNet(hidden=8, members=1, steps=5, ranks=ranks).fit(x, y)
+        assert np.isfinite(net.predict_log_proba(torch.where(torch.arange(64) == 3, 1e39, test))).all()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"hidden": 0}, "hidden must be"), ({"members": 0}, "members must be"), ({"steps": 0}, "steps must be"), ({"batch_size": 1}, "batch_size must be"),
+    ({"channels": 0}, "channels must be"), ({"dropout": 1.0}, "dropout must be"), ({"lr": 0.0}, "lr must be"), ({"weight_decay": -1.0}, "weight_decay"),
+    ({"steps": 2.5}, "steps must be a whole number"),
+])
+def test_bad_settings_are_refused(digits, settings, message):
+    with pytest.raises(ValueError, match=message):
+        PatternNet(**settings).fit(digits[0], digits[1])
+
+
+@pytest.mark.parametrize("steps", [1, 9, 10, 11, 20])
+def test_any_number_of_steps(digits, steps):
+    assert PatternNet(hidden=4, members=1, steps=steps).fit(digits[0], digits[1]).num_parameters > 0
+
+
+def test_values_that_do_not_differ_are_refused():
+    for x in (np.zeros((4, 2)), np.zeros((1, 1))):
+        with pytest.raises(ValueError, match="values that differ"):
+            PatternNet(steps=1).fit(x, np.arange(len(x)))
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (64,), (1, 1, 8, 8), (-8, -8), 64])
 def test_image_shapes_that_do_not_fit_are_refused(digits, shape):
     with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) or \(channels, height, width\) of 64 cells"):
         PatternNet(steps=1, image_shape=shape).fit(digits[0], digits[1])

@@ -2,13 +2,15 @@
 
 import math
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from scipy.stats import multivariate_normal
 
-from pyro_ar import Gaussian
+from pyro_ar import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 
 
 @pytest.fixture
@@ -115,6 +117,23 @@ def test_bad_parameters_are_named(loc, cov, match):
 def test_bad_data_are_named(x, options, match):
     with pytest.raises(ValueError, match=match):
         Gaussian.from_data(x, **options)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.3, 7.0, -1e9])
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("make", [Gaussian.from_data, StudentT.from_data, partial(LowRankGaussian.from_data, rank=1), partial(LowRankStudentT.from_data, rank=1)],
+                         ids=["gaussian", "student_t", "low_rank_gaussian", "low_rank_student_t"])
+def test_a_constant_feature_is_constant_whatever_its_value(make, value, hide):
+    x = torch.randn(600, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = value
+    visible = torch.rand(600, 3, generator=torch.Generator().manual_seed(1)) < 0.7 if hide else None
+    with pytest.raises(ValueError, match="shrinkage"):
+        make(x, visible=visible)
+    x[:5, 1] += 1.0  # rows that do not count
+    with pytest.raises(ValueError, match="shrinkage"):
+        make(x, visible=visible, weights=torch.arange(600) >= 5)
+    x[:, 1] = value + 1e-3 * abs(value or 1) * x[:, 0]
+    assert make(x[:, :2], visible=None, shrinkage=0.01).log_prob(x[:, :2]).isfinite().all()
 
 
 def test_a_constant_feature_needs_only_shrinkage():
