@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pyro_ar import families as _families
 from pyro_ar.checks import require
 from pyro_ar.families import Family
+from pyro_ar.nets.own_states import OwnStates
 
 __all__ = ["Fit", "fit", "load", "save"]
 
@@ -252,11 +253,13 @@ def save(model: Family, path: str | os.PathLike[str]) -> None:
     """Write weights and configuration to one safetensors file, at once or not at all.
 
     Raises:
-        ValueError: Some weight is NaN.
+        ValueError: Some weight is NaN, or the family was restricted to own numbers of states (`nets.own_states`).
     """
     from safetensors.torch import save as to_bytes
 
     require(isinstance(model, Family), "save wants a family (of an OverOrders, its family)", type(model).__name__)
+    require(not isinstance(model.net, OwnStates), "save wants a family whose configuration says all: one whose variables have numbers of states of "
+            "their own can be fitted again, not saved")
     require(not Path(path).is_dir() and Path(path).absolute().parent.is_dir(), "save wants the path of a file in a folder that exists", str(path))
     weights = {k: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
     for name, t in weights.items():
