@@ -15,7 +15,7 @@ from pyro_ar.elliptical import LowRankStudentT, StudentT
 from pyro_ar.elliptical.factor_analysis import low_rank_of
 from pyro_ar.mixture import Mixture
 
-__all__ = ["CENTRE_ROWS", "SHIFT_WEIGHT", "WEIGHT_ROWS", "Recipe", "covariance_around", "fit_complete", "shifted"]
+__all__ = ["CENTRE_ROWS", "SHIFT_WEIGHT", "WEIGHT_ROWS", "Recipe", "covariance_around", "fit_complete"]
 
 CENTRE_ROWS = 3.0  # how many rows the centre of its class is worth to a component
 WEIGHT_ROWS = 0.5  # and to its weight
@@ -133,17 +133,3 @@ def covariance_around(rows: Tensor, centre: Tensor) -> Tensor:
 def _towards_identity(V: Tensor, shrinkage: float) -> Tensor:
     spread = V.diagonal().mean()
     return (1 - shrinkage) * V + shrinkage * spread * torch.eye(len(V), dtype=V.dtype, device=V.device)
-
-
-def shifted(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The images moved by one pixel up, down, left and right, the edge repeated, `(4, N, n)`; of no images, none."""
-    if len(shape) < 2:
-        return rows.new_zeros(0, *rows.shape)
-    images = rows.reshape(len(rows), *shape)
-    moved = []
-    for dim in (-2, -1):
-        size = images.shape[dim]
-        for step in (-1, 1):
-            at = (torch.arange(size, device=rows.device) + step).clamp(0, size - 1)
-            moved.append(images.index_select(dim, at).reshape(rows.shape))
-    return torch.stack(moved)

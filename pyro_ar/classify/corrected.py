@@ -19,12 +19,13 @@ from torch import Generator, Tensor, nn
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.generative import GenerativeClassifier
+from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
-from pyro_ar.classify.pattern_net import PatternNet, image_shape_of, random_parts
+from pyro_ar.classify.pattern_net import PatternNet
 
 __all__ = ["CorrectedClassifier"]
 
-REPEATS = 20000  # answers that the weights are learnt from, at least: rows are repeated under new patterns up to MOST_REPEATS times
+REPEATS = 20000  # answers, about, that the weights are learnt from: few rows are repeated under new patterns, up to MOST_REPEATS times
 MOST_REPEATS = 24
 STEPS, BATCH, LR = 1000, 256, 5e-3
 UNITS = 16
@@ -65,6 +66,7 @@ class CorrectedClassifier(PartlySeenClassifier):
     Attributes:
         classifier_: The generative classifier, fitted to all rows.
         log_prior_: Its log p(y), `(C,)`.
+        frequencies_: The log of the class frequencies in training, `(C,)`, which the network has learnt as its prior.
         net_: The network, fitted to all rows.
         weights_: The module of a, b and c.
 
@@ -85,6 +87,7 @@ class CorrectedClassifier(PartlySeenClassifier):
 
     classifier_: GenerativeClassifier
     log_prior_: Tensor
+    frequencies_: Tensor
     net_: PartlySeenClassifier
     weights_: "Weights"
 
@@ -159,8 +162,12 @@ class CorrectedClassifier(PartlySeenClassifier):
     # Answering.
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self._corrected(self.classifier_._log_posterior(x, visible), x, visible)
+
+    def _corrected(self, log_p: Tensor, x: Tensor, visible: Tensor | None) -> Tensor:
+        """What becomes of the generative classifier's log posterior, `(N, C)`."""
         seen = torch.ones(1, *self.event_shape_, dtype=torch.bool, device=x.device) if visible is None else visible
-        log_p, log_q = (c._log_posterior(x, visible) for c in (self.classifier_, self.net_))
+        log_q = self.net_._log_posterior(x, visible)
         prior, frequencies = self.log_prior_.to(log_p), self.frequencies_.to(log_q)
         seen = seen.flatten(1).expand(len(x), -1)
         beyond = self.weights_((log_p - prior).float(), (log_q - frequencies).float(), seen).to(log_p)
@@ -174,8 +181,13 @@ class CorrectedClassifier(PartlySeenClassifier):
         return self.classifier_.score_samples(*self._read(X, visible))
 
     def log_joint(self, X: Any, visible: Any = None) -> Tensor:
-        """Log p(x_visible) + log p(y | x_visible), `(N, C)`, in nats."""
-        return self.score_samples(X, visible).unsqueeze(-1) + self._log_posterior(*self._read(X, visible))
+        """Log p(x_visible) + log p(y | x_visible), `(N, C)`, in nats; minus infinity where no class can have the row."""
+        x, seen = self._read(X, visible)
+        scores = self.classifier_.log_joint(x, seen)
+        dead = (scores == -math.inf).all(-1, keepdim=True)
+        scores = scores.masked_fill(dead, 0)
+        evidence = scores.logsumexp(-1, keepdim=True)
+        return (evidence + self._corrected(scores - evidence, x, seen)).masked_fill(dead, -math.inf)
 
     def model(self, x: Any = None, visible: Any = None) -> Tensor:
         r"""The joint of what is visible and the class as a Pyro model; without rows, one is drawn.

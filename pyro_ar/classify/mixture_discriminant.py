@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_ar.checks import require
-from pyro_ar.classify.class_mixture import Recipe, fit_complete, shifted
+from pyro_ar.classify.class_mixture import Recipe, fit_complete
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.hidden_classes import fit_hidden
+from pyro_ar.classify.images import image_shape_of, shifted
 from pyro_ar.elliptical import LowRankStudentT, StudentT
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
@@ -197,10 +198,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         return scores if self.transform_ is None else self.transform_(scores)
 
     def _image_shape(self) -> tuple[int, ...]:
-        shape = self.event_shape_ if self.image_shape is None else tuple(self.image_shape)
-        require(len(shape) < 2 or math.prod(shape) == self.n_features_in_, f"image_shape must have {self.n_features_in_} cells",
-                shape)
-        return shape
+        return image_shape_of(self.image_shape, self.event_shape_)
 
     def _fit_mixture(self, rows: Tensor, seen: Tensor | None, context: Tensor) -> Mixture:
         """Mixture of batch shape `(C,)`, of the scores."""

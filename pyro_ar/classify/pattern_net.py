@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.rank_normal import RankNormal
 
-__all__ = ["PatternNet", "image_shape_of", "random_parts"]
+__all__ = ["PatternNet"]
 
 MOST_HIDDEN = 0.95  # without images: shares of hidden cells in training are uniform from 0 to here
 ANSWERED = 512  # images at once
@@ -162,53 +163,6 @@ class PatternNet(PartlySeenClassifier):
     def num_parameters(self) -> int:
         """Weights of all networks."""
         return sum(weight.numel() for net in self.nets_ for weight in net.parameters())
-
-
-def image_shape_of(given: Sequence[int] | None, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`(height, width)`, with channels before where there are some; `()` where rows are no images.
-
-    Args:
-        given: What the user said; None: the rows' own shape, where they are not flat.
-        event_shape: Of one row.
-
-    Raises:
-        ValueError: A shape that is no image's or does not fit the rows.
-    """
-    if given is None:
-        return event_shape if len(event_shape) in (2, 3) else ()
-    shape = tuple(given) if isinstance(given, Sequence) else (given,)
-    cells = math.prod(event_shape)
-    fits = len(shape) in (2, 3) and min(shape) >= 1 and math.prod(shape) == cells
-    require(not shape or fits, f"image_shape must be (height, width) or (channels, height, width) of {cells} cells", given)
-    return shape
-
-
-def random_parts(shape: Sequence[int], rows: int, *, generator: Generator | None = None) -> Tensor:
-    r"""Random patterns to train under, `(rows, *shape)` bool, a kind for each row by chance.
-
-    Half of the rows show each pixel with a probability :math:`u^2`, u uniform from 0 to 1, so that few visible pixels are as well
-    prepared for as many; a quarter hide a box of random corners, and a quarter show nothing but one. Channels of a pixel go together.
-
-    Args:
-        shape: `(height, width)` or `(channels, height, width)`.
-        rows: How many.
-        generator: Of the draws.
-    """
-    height, width = shape[-2:]
-
-    def uniform(*size: int) -> Tensor:
-        return torch.rand(rows, *size, generator=generator)
-
-    def between(size: int) -> Tensor:
-        ends = (uniform(2) * size).sort(-1).values
-        at = torch.arange(size)
-        return (at >= ends[:, :1].floor()) & (at < ends[:, 1:].ceil())
-
-    scattered = uniform(height, width) < uniform(1, 1).square()
-    box = between(height)[:, :, None] & between(width)[:, None, :]
-    kind = uniform(1, 1)
-    visible = torch.where(kind < 0.5, scattered, torch.where(kind < 0.75, ~box, box))
-    return visible if len(shape) == 2 else visible[:, None].expand(rows, *shape)
 
 
 def _convolutional(shape: tuple[int, ...], channels: int, hidden: int, dropout: float, classes: int) -> nn.Sequential:

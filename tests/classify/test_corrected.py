@@ -196,6 +196,10 @@ def test_what_no_class_can_have_stays_impossible():
     made = CorrectedClassifier(tables, PatternNet(hidden=4, members=1, steps=5, batch_size=8), folds=2).fit(x, y)
     answer = made.predict_log_proba(x)
     assert (answer[y == 0, 1] == -math.inf).all()
+    assert (made.log_joint(x)[y == 0, 1] == -math.inf).all()
+    never = CorrectedClassifier(tables, made.net, folds=2).fit(torch.cat([x, torch.zeros(40, 1)], 1), y)
+    assert (never.log_joint(torch.ones(2, 3)) == -math.inf).all()
+    assert (never.score_samples(torch.ones(2, 3)) == -math.inf).all()
     assert made.predict_proba(x).sum(1) == pytest.approx(np.ones(40), abs=1e-12)
 
 

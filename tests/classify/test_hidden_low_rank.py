@@ -75,12 +75,14 @@ def test_no_step_lowers_the_objective(shrinkage, iris, monkeypatch):
     assert shrinkage == 1 or gains[0] > 1
 
 
-def test_the_objective_is_scipys_densities_and_the_priors(iris):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_objective_is_scipys_densities_and_the_priors(iris, rank):
     X, _, visible = iris
-    mixture = mixture_of(iris, [2], 1)
+    mixture = mixture_of(iris, [2], rank)
     mixture.step()
-    (loc, factor, diag), log_w = (t.numpy() for t in mixture.form), mixture.log_weights.numpy()
-    scale = factor @ factor.transpose(0, 2, 1) + np.stack([np.diag(d) for d in diag])
+    (loc, scale, *diag), log_w = (t.numpy() for t in mixture.form), mixture.log_weights.numpy()
+    if rank:
+        scale = scale @ scale.transpose(0, 2, 1) + np.stack([np.diag(d) for d in diag[0]])
     total = 0.5 * log_w.sum()
     for row, v in zip(X, visible, strict=True):
         if v.any():

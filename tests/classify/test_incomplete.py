@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from scipy.stats import multivariate_t
 from sklearn.datasets import load_digits, load_iris
 
 from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, MixtureDiscriminantAnalysis
@@ -118,22 +117,6 @@ def test_leaving_out_small_shares_changes_next_to_nothing(iris, monkeypatch):
     for _ in range(5):
         every.step()
     assert some.objective() == pytest.approx(every.objective(), abs=0.05)
-
-
-def test_the_objective_is_scipys_densities_and_the_priors(iris):
-    X, _, visible = iris
-    mixture = hidden_mixture(iris, [2])
-    mixture.step()
-    loc, scale, log_w = *(t.numpy() for t in mixture.form), mixture.log_weights.numpy()
-    total = 0.5 * log_w.sum()
-    for row, v in zip(X, visible, strict=True):
-        if v.any():
-            total += np.logaddexp.reduce([log_w[k] + multivariate_t(loc[k][v], scale[k][np.ix_(v, v)], df=6).logpdf(row[v]) for k in range(2)])
-    for k in range(2):
-        inverse, away, s = np.linalg.inv(scale[k]), loc[k] - X.mean(0), float(mixture.target_rows[k])
-        total -= 0.5 * (3 * away @ inverse @ away + (5 + s) * np.linalg.slogdet(scale[k])[1]
-                        + np.trace(inverse @ (5 * np.cov(X.T) + s * float(mixture.spread[k]) * np.eye(4))))
-    assert mixture.objective() == pytest.approx(total, abs=1e-6)
 
 
 def test_one_component_without_priors_is_the_student_t(iris):

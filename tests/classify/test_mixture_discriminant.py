@@ -15,8 +15,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.estimator_checks import check_estimator
 from torch.distributions.transforms import AffineTransform
 
-from pyro_ar.classify.class_mixture import shifted
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
+from pyro_ar.classify.images import shifted
 from pyro_ar.classify.logistic import LogisticRegression
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
 from pyro_ar.classify.temperature import TemperatureScaled

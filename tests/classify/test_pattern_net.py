@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from pyro_ar import data
 from pyro_ar.classify import PatternNet
-from pyro_ar.classify.pattern_net import random_parts
+from pyro_ar.classify.images import random_parts
 
 
 @pytest.fixture(scope="module")
