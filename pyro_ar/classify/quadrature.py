@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.checks import IntractableError
+from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["line_information", "neglected"]
 
@@ -105,7 +106,7 @@ def _integrate(share: Tensor, owner: Tensor, loc: Tensor, scale: Tensor, df: Ten
 
 
 def _log_front(df: Tensor) -> Tensor:
-    return torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - (math.pi * df).log() / 2
+    return log_rising_over_power(df / 2, df.new_tensor(0.5)) - math.log(2 * math.pi) / 2
 
 
 def _densities(x: Tensor, front: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Size, Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
+from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["Elliptical", "NormalRadius", "StudentRadius", "moments"]
 
@@ -161,7 +162,8 @@ class StudentRadius:
     def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         # What is given adds its number to the degrees of freedom, and its length to the spread.
         df, spread = self.df + m_seen, self.df + q_seen
-        front = torch.lgamma((df + m) / 2) - torch.lgamma(df / 2) - m * torch.log(math.pi * spread) / 2
+        half = torch.as_tensor(m, dtype=df.dtype, device=df.device) / 2
+        front = log_rising_over_power(df / 2, half) + half * torch.log(df / (2 * math.pi * spread))
         return front - (df + m) / 2 * torch.log1p(q / spread)
 
     def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.patterns import Pairs, shared_rows
+from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["TOLERANCE", "Expected", "available", "expect", "fit_incomplete", "pairs_of", "radial"]
 
@@ -184,7 +185,7 @@ def radial(q: Tensor, m: Tensor, df: float | None) -> Tensor:
     """Log density of m whitened cells of squared length q."""
     if df is None:
         return -0.5 * (q + m * math.log(2 * math.pi))
-    front = torch.lgamma((df + m) / 2) - math.lgamma(df / 2) - m * math.log(math.pi * df) / 2
+    front = log_rising_over_power(q.new_tensor(df / 2), m / 2) - m * (math.log(2 * math.pi) / 2)
     return front - (df + m) / 2 * torch.log1p(q / df)
 
 

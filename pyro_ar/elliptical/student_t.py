@@ -113,7 +113,8 @@ class StudentT(StudentRadius, Dense):
 
 
 def check_df(df: Tensor | float, loc: Tensor) -> Tensor:
-    """Degrees of freedom as a tensor like `loc`, all positive."""
+    """Degrees of freedom as a tensor like `loc`, all positive and finite."""
     df = df if isinstance(df, Tensor) else torch.tensor(float(df), dtype=loc.dtype, device=loc.device)
-    require(bool((df > 0).all()), "df must be positive", df if df.ndim else float(df.detach()))
+    require(bool(((df > 0) & df.isfinite()).all()), "df must be positive and finite (with infinitely many degrees of freedom it is a Gaussian)",
+            df if df.ndim else float(df.detach()))
     return df

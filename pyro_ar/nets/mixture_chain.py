@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_ar.checks import require
 from pyro_ar.nets.base import Net
 from pyro_ar.outputs import Categorical
+from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["MixtureChainNet"]
 
@@ -128,7 +129,7 @@ class MixtureChainNet(Net):
         z, scores = self._score(x, order).unsqueeze(1), self.scores.to(self.table)
         mean, scale, df = self._student(z, label, order)
         half = (df + 1) / 2
-        norm = torch.lgamma(half) - torch.lgamma(df / 2) - 0.5 * torch.log(df * math.pi) - scale.log()
+        norm = log_rising_over_power(df / 2, df.new_tensor(0.5)) - 0.5 * math.log(2 * math.pi) - scale.log()
         inverse = 1 / (scale * df.sqrt())
         seen = norm - half * torch.log1p(((z - mean) * inverse).square())
         log_r = (self.log_weights.to(scores)[label].unsqueeze(-1) + _before(seen, 2)).log_softmax(1) + norm

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of",
            "relative"]
@@ -119,9 +120,10 @@ def concentration_of(block: Block, num_states: Sequence[int], concentration: flo
             "give either concentration (per cell) or equivalent_sample_size", concentration, equivalent_sample_size)
     value = concentration if concentration is not None else equivalent_sample_size
     require(value is not None and math.isfinite(value) and value > 0, "a Dirichlet prior needs a positive number", value)
-    if concentration is not None:
-        return float(concentration)
-    return float(equivalent_sample_size or 0) / math.prod(num_states[v] for v in (*block.parents, *block.children))
+    cells = math.prod(num_states[v] for v in (*block.parents, *block.children))
+    each = float(concentration) if concentration is not None else float(equivalent_sample_size or 0) / cells
+    require(each > 0 and math.isfinite(each * cells), "the cells of a table must have positive concentrations of finite sum", value)
+    return each
 
 
 def log_evidence_of(block: Block, counts: Tensor, alpha: float) -> Tensor:
@@ -133,6 +135,7 @@ def log_evidence_of(block: Block, counts: Tensor, alpha: float) -> Tensor:
     p, c = len(block.parents), len(block.children)
     batch = counts.shape[: counts.ndim - p - c]
     table = counts.reshape(*batch, math.prod(counts.shape[len(batch): len(batch) + p]), -1)
-    total = alpha * table.shape[-1]
-    rows = math.lgamma(total) - (total + table.sum(-1)).lgamma()
-    return (rows + ((alpha + table).lgamma() - math.lgamma(alpha)).sum(-1)).sum(-1)
+    cells, rows = table.shape[-1], table.sum(-1)
+    # Both sides of each ratio over their powers: what is left of the powers is a uniform guess at every row.
+    each = log_rising_over_power(table.new_tensor(alpha), table).sum(-1)
+    return (each - log_rising_over_power(table.new_tensor(alpha * cells), rows) - rows * math.log(cells)).sum(-1)
