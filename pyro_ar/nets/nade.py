@@ -7,7 +7,7 @@ of steps and computes the rest again, which is leaner by two orders of magnitude
 import itertools
 import math
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -123,7 +123,7 @@ class _Chain(torch.autograd.Function):
         n = x.shape[1]
         steps = x.transpose(0, 1).contiguous()
         raw = x.new_empty(n, len(x), V.shape[-1])
-        ctx.activation, ctx.by_odds = activation, activation == "sigmoid" and _odds_are_safe(x, W)
+        ctx.activation, ctx.states = activation, _states_for_odds(x, W) if activation == "sigmoid" else None
         kept = a.new_empty(-(-n // BLOCK), *a.shape) if any(ctx.needs_input_grad) else None
         for rows in pieces(len(x), ROWS):
             now = a[rows].clone()
@@ -132,7 +132,8 @@ class _Chain(torch.autograd.Function):
             for b, block in enumerate(pieces(n, BLOCK)):
                 if kept is not None:
                     kept[b, rows] = now
-                hidden = _activations(now, steps[block, rows], W[block], activation, scratch, ctx.by_odds)
+                states = None if ctx.states is None else ctx.states[block, rows]
+                hidden = _activations(now, steps[block, rows], W[block], activation, scratch, states)
                 for h, (v, out) in zip(hidden, outputs[block], strict=True):
                     torch.mm(h, v, out=out)
                 now.addmm_(x[rows, block].flatten(1), W[block].flatten(0, 1))
@@ -151,14 +152,15 @@ class _Chain(torch.autograd.Function):
         steps, grad = x.transpose(0, 1).contiguous(), grad.transpose(0, 1).contiguous()
         dx, da, dW, dV = torch.zeros_like(steps), torch.empty_like(a), torch.zeros_like(W), torch.zeros_like(V)
         for rows in pieces(len(x), ROWS):
-            da[rows] = _backward(steps[:, rows], kept[:, rows], W, V, grad[:, rows], ctx.activation, ctx.by_odds,
+            da[rows] = _backward(steps[:, rows], kept[:, rows], W, V, grad[:, rows], ctx.activation,
+                                 None if ctx.states is None else ctx.states[:, rows],
                                  dx[:, rows] if wanted[0] else None, dW, dV)
         if len(steps) == 1:  # nothing reads the only variable: no gradient, as in the plain form
             return None, da, None, dV, None
         return dx.transpose(0, 1) if wanted[0] else None, da, dW, dV, None
 
 
-def _backward(x: Tensor, kept: Tensor, W: Tensor, V: Tensor, grad: Tensor, activation: str, by_odds: bool,
+def _backward(x: Tensor, kept: Tensor, W: Tensor, V: Tensor, grad: Tensor, activation: str, states: Tensor | None,
               dx: Tensor | None, dW: Tensor, dV: Tensor) -> Tensor:
     """Add to `dW` and `dV`, fill `dx`, return the gradient of `a`; steps come first in all tensors."""
     G = torch.zeros_like(kept[0])  # gradient of the pre-activation after the present step
@@ -167,7 +169,8 @@ def _backward(x: Tensor, kept: Tensor, W: Tensor, V: Tensor, grad: Tensor, activ
     blocks = list(pieces(len(x), BLOCK))
     for b in reversed(range(len(blocks))):
         block = blocks[b]
-        hidden = list(_activations(kept[b], x[block], W[block], activation, scratch, by_odds))
+        here = None if states is None else states[block]
+        hidden = list(_activations(kept[b], x[block], W[block], activation, scratch, here))
         views = zip(hidden, *(s[block].unbind() for s in (x.mT, V.mT, grad, dW, dV)), strict=True)
         for i, (h, xi, v, g, dw, dv) in zip(reversed(range(block.start, block.stop)), reversed(list(views)), strict=True):
             dw.addmm_(xi, G)
@@ -183,10 +186,12 @@ def _backward(x: Tensor, kept: Tensor, W: Tensor, V: Tensor, grad: Tensor, activ
     return G
 
 
-def _activations(a: Tensor, x: Tensor, W: Tensor, activation: str, out: list[Tensor], by_odds: bool) -> Iterator[Tensor]:
+def _activations(a: Tensor, x: Tensor, W: Tensor, activation: str, out: list[Tensor],
+                 states: Tensor | None) -> Iterator[Tensor]:
     """activation(a + sum_{k<j} x_k W_k) for the steps of one block, written to `out` in turn."""
-    if by_odds:
-        yield from _sigmoids_by_odds(a, x, W, out)
+    if states is not None and odds_hold(a):
+        factors = torch.cat((torch.zeros_like(W), W), 1).neg_().exp_()
+        yield from sigmoids_by_odds(a, zip(factors, states, strict=True), out)
         return
     a = a.clone()
     for h, xj, w in zip(itertools.cycle(out), x, W, strict=False):
@@ -194,33 +199,43 @@ def _activations(a: Tensor, x: Tensor, W: Tensor, activation: str, out: list[Ten
         a.addmm_(xj, w)
 
 
-def _sigmoids_by_odds(a: Tensor, x: Tensor, W: Tensor, out: list[Tensor]) -> Iterator[Tensor]:
-    """The same for binary x, from the odds e = exp(-a), which each x_j W_j multiplies by 1 + x_j (exp(-W_j) - 1).
+def sigmoids_by_odds(a: Tensor, steps: Iterable[tuple[Tensor, Tensor]], out: list[Tensor]) -> Iterator[Tensor]:
+    """sigmoid(a), and again after each step but the last, from the odds e = exp(-a): a step multiplies them by rows of its table.
 
-    An exponential per block and a reciprocal per step are several times cheaper than a sigmoid per step.
+    An exponential per block, and a product and a reciprocal per step, take less time than a sigmoid per step. Odds are only ever
+    multiplied: to write the factor of a binary x as 1 + x (exp(-W) - 1) would cancel all digits of e where W is large.
+
+    Args:
+        a: `(rows, hidden)`.
+        steps: For each step a table of factors `(T, hidden)` and which of them each row takes, `(rows,)`.
+        out: Where the answers are written in turn.
     """
-    e = a.clamp(-CUT[a.dtype], CUT[a.dtype]).neg_().exp_()
-    factor = W.neg().expm1_()
+    e = a.neg().exp_()
     t, one = torch.empty_like(a), torch.ones_like(a[0])
-    for h, xj, f in zip(itertools.cycle(out), x, factor, strict=False):
+    for h, (factors, index) in zip(itertools.cycle(out), steps, strict=False):
         torch.add(e, one, out=h)
         yield h.reciprocal_()
-        torch.mul(xj, f, out=t)
-        e.addcmul_(e, t)
+        e.mul_(torch.index_select(factors, 0, index, out=t))
 
 
-# By how much odds may move within a block, and where they are cut off at its start: together they stay within the range
-# of the dtype, and a sigmoid that was cut off is still 0 or 1 to 2e-9 (1e-17 in double precision).
+# By how much a pre-activation may move within a block, and where it may start: together they stay within the range of the
+# dtype, so that every digit of the odds counts.
 MOVE = {torch.float32: 33.0, torch.float64: 330.0}
-CUT = {torch.float32: 53.0, torch.float64: 370.0}
+START = {torch.float32: 53.0, torch.float64: 370.0}
 
 
-def _odds_are_safe(x: Tensor, W: Tensor) -> bool:
-    """Whether no unit moves too far within a block."""
-    if x.shape[-1] != 1 or len(x) < 16 or x.dtype not in MOVE:
-        return False
-    binary = bool(((x == 0) | (x == 1)).all())
-    return binary and max(float(W[block].abs().sum(0).max()) for block in pieces(len(W), BLOCK)) <= MOVE[x.dtype]
+def odds_hold(a: Tensor) -> bool:
+    """Whether the odds of a block that starts at `a`, and moves by `MOVE` at most, stay within the range of the dtype."""
+    return bool(a.abs().amax() <= START[a.dtype])
+
+
+def _states_for_odds(x: Tensor, W: Tensor) -> Tensor | None:
+    """The states `(n, rows)` of binary variables, if odds pay and no unit moves too far within a block."""
+    if x.shape[-1] != 1 or len(x) < 16 or x.dtype not in MOVE or not bool(((x == 0) | (x == 1)).all()):
+        return None
+    if max(float(W[block].abs().sum(0).max()) for block in pieces(len(W), BLOCK)) > MOVE[x.dtype]:
+        return None
+    return x.squeeze(-1).T.contiguous().int()
 
 
 def pieces(size: int, step: int) -> Iterator[slice]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from pyro_ar.nets.base import as_event_shape, as_rows, transforms_active
-from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, CUT, MOVE, OneLayerNet, pieces
+from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, MOVE, OneLayerNet, odds_hold, pieces, sigmoids_by_odds
 from pyro_ar.outputs import Output
 
 __all__ = ["OrderlessNADENet", "orderless_chain", "plain_orderless_chain"]
@@ -232,19 +232,15 @@ class _Steps:
 
     def hidden(self, a: Tensor, block: slice, out: list[Tensor]) -> Iterator[Tensor]:
         """The hidden layer of each step of a block that starts at `a`, written to `out` in turn."""
-        steps = zip(itertools.cycle(out), range(block.start, block.stop), strict=False)
-        if self.factors is None:
-            a = a.clone()
-            for h, i in steps:
-                yield torch.sigmoid(a, out=h) if self.activation == "sigmoid" else torch.clamp_min(a, 0, out=h)
-                a += self.added(i)
+        steps = range(block.start, block.stop)
+        if self.factors is not None and odds_hold(a):
+            factors = self.factors
+            yield from sigmoids_by_odds(a, ((factors, self.indices[i][0]) for i in steps), out)
             return
-        odds = a.clamp(-CUT[a.dtype], CUT[a.dtype]).neg_().exp_()
-        t, one = torch.empty_like(a), torch.ones_like(a[0])
-        for h, i in steps:
-            torch.add(odds, one, out=h)
-            yield h.reciprocal_()
-            odds *= torch.index_select(self.factors, 0, self.indices[i][0], out=t)
+        a = a.clone()
+        for h, i in zip(itertools.cycle(out), steps, strict=False):
+            yield torch.sigmoid(a, out=h) if self.activation == "sigmoid" else torch.clamp_min(a, 0, out=h)
+            a += self.added(i)
 
     def spread(self, i: int, G: Tensor, dtable: Tensor, dscale: Tensor | None) -> None:
         """The gradients of what one step added."""

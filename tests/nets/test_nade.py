@@ -8,6 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
+from pyro_ar.families import NADE
 from pyro_ar.nets import NADENet
 from pyro_ar.nets import nade as module
 from pyro_ar.nets.nade import chain, plain_chain
@@ -69,13 +70,82 @@ def test_odds_stay_right_far_from_zero(dtype, scale, start) -> None:
     assert_close(chain(x, a, W, V, "sigmoid").double(), exact, atol=tolerance, rtol=tolerance)
 
 
+# Weights that odds can follow (the moves of three steps stay in the range of the dtype), up to where they undo each other.
+STEEP = [(torch.float32, 1e-4), (torch.float32, 0.5), (torch.float32, 3.0), (torch.float32, 10.9),
+         (torch.float64, 1e-4), (torch.float64, 0.5), (torch.float64, 37.0), (torch.float64, 109.0)]
+
+
+@pytest.mark.parametrize(("dtype", "size"), STEEP)
+def test_a_row_alone_is_the_row_in_a_batch(dtype, size) -> None:
+    """A step of +size undoes one of -size: what is left of the odds must keep all its digits. Value and gradients."""
+    x = torch.cartesian_prod(*[torch.arange(2.0)] * 4).repeat(3, 1).unsqueeze(-1).to(dtype)
+    W = (torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3).T * size).unsqueeze(1)  # eight units, all signs of three steps
+    W = torch.cat([W, torch.zeros(1, 1, 8)]).to(dtype)
+    a, V = (torch.randn(len(x), 8) * min(size, 20)).to(dtype), torch.randn(4, 8, 1).to(dtype)
+    assert module._states_for_odds(x, W) is not None
+    weight = torch.randn(len(x), 4, 1).to(dtype)
+    batch = [t.clone().requires_grad_() for t in (x, a, W, V)]
+    raw = chain(*batch, "sigmoid")
+    exact = [t.double().requires_grad_() for t in (x, a, W, V)]
+    right = plain_chain(*exact, "sigmoid")
+    alone = torch.cat([chain(x[i:i + 1], a[i:i + 1], W, V, "sigmoid") for i in range(len(x))])
+    close = 3e-6 * max(size, 1) if dtype == torch.float32 else 3e-14 * max(size, 1)
+    assert_close(raw.double(), right, atol=close, rtol=close)
+    assert_close(raw.detach(), alone, atol=close, rtol=close)
+    grads = torch.autograd.grad((raw * weight).sum(), batch), torch.autograd.grad((right * weight.double()).sum(), exact)
+    for actual, expected in zip(*grads, strict=True):
+        assert_close(actual.double(), expected, atol=20 * close, rtol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [0.1, 10.0, 17.0, 20.0, 37.0, 60.0, 1000.0])
+def test_two_variables_by_hand(dtype, size) -> None:
+    """Hidden bias -w, weight w: the second unit is at one half, whatever w is."""
+    nade = NADE(2, 1).to(dtype)
+    with torch.no_grad():
+        for name, value in {"input_weight": size, "hidden_bias": -size, "output_weight": 10.0, "output_bias": -5.0}.items():
+            getattr(nade.net, name).fill_(value)
+
+    def log_sigmoid(logit):
+        return -math.log1p(math.exp(-logit))
+
+    h = math.exp(-size) / (1 + math.exp(-size))
+    expected = log_sigmoid(10 * h - 5) + log_sigmoid(10 * 0.5 - 5)
+    # d/dw, h at -w: log p = log sigmoid(10 h - 5) + log sigmoid(5 - 5) + 1/2 * 10 * h'(0), as the first input moves the second unit
+    slope = (1 - math.exp(log_sigmoid(0.0))) * 10 * 0.25
+    for rows in (1, 16, 300):
+        log_p = nade().log_prob(torch.ones(rows, 2, dtype=dtype))
+        close = 2e-6 if dtype == torch.float32 else 1e-13
+        assert_close(log_p.double(), torch.full((rows,), expected), atol=close, rtol=close)
+        (grad,) = torch.autograd.grad(log_p[0], nade.net.input_weight)
+        assert_close(grad.flatten().double(), torch.tensor([slope, 0.0]), atol=1e2 * close, rtol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_units_far_out_keep_their_digits(dtype, sign) -> None:
+    """A unit of 1e-22, times a weight of 1e22, is no rounding error: relative digits count."""
+    limit = module.START[dtype]
+    x = torch.ones(16, 2, 1, dtype=dtype)
+    for start in (0.9 * limit, limit, 1.02 * limit):  # within the odds' range, at its end, and beyond
+        a = torch.full((16, 1), -start * sign, dtype=dtype)
+        W = torch.full((2, 1, 1), 0.99 * module.MOVE[dtype] / 2 * sign, dtype=dtype)
+        raw = chain(x, a, W, torch.ones(2, 1, 1, dtype=dtype), "sigmoid")
+        exact = plain_chain(x.double(), a.double(), W.double(), torch.ones(2, 1, 1), "sigmoid")
+        assert_close(raw.double(), exact, atol=0, rtol=3e-5 if dtype == torch.float32 else 1e-12)
+
+
 def test_odds_are_used_where_they_are_safe() -> None:
-    x, _, W, _ = (t.detach() for t in problem())
-    assert module._odds_are_safe(x, W)
-    assert not module._odds_are_safe(x[:3], W)
-    assert not module._odds_are_safe(x * 0.5, W)
-    assert not module._odds_are_safe(x, W * 100)
-    assert not module._odds_are_safe(x.float(), (W * 4).float())
+    x, a, W, _ = (t.detach() for t in problem())
+    assert torch.equal(module._states_for_odds(x, W), x[..., 0].T.int())
+    assert module._states_for_odds(x[:3], W) is None
+    assert module._states_for_odds(x * 0.5, W) is None
+    assert module._states_for_odds(x, W * 100) is None
+    assert module._states_for_odds(x.float(), (W * 4).float()) is None
+    assert module._states_for_odds(x.to(torch.bfloat16), W.to(torch.bfloat16)) is None
+    assert module.odds_hold(a)
+    assert not module.odds_hold(a - 400)
+    assert not module.odds_hold(a * math.nan)
 
 
 @pytest.mark.parametrize("rows", [1, 2])

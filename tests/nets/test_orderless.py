@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.families import OrderlessNADE
-from pyro_ar.nets import OrderlessNADENet
+from pyro_ar.nets import OrderlessNADENet, nade
 from pyro_ar.nets import orderless as module
 from pyro_ar.nets.orderless import orderless_chain, plain_orderless_chain
 from pyro_ar.order import random_orders
@@ -117,6 +117,40 @@ def test_odds_stay_right_far_from_zero(dtype, scale, start) -> None:
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5 * max(scale, 1)
     got = orderless_chain(table, index, None, order, a, V, "sigmoid")
     assert_close(got.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-4), (torch.float32, 5.4), (torch.float64, 1.0), (torch.float64, 54.0)])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_row_alone_is_the_row_in_a_batch(dtype, size, beyond) -> None:
+    """Steps that undo each other, with a start within the range of the odds or beyond it: value and gradients."""
+    order, index = random_orders(20, 3), torch.randint(2, (20, 3, 1))
+    index = order.unsqueeze(-1) * 2 + index
+    table = (torch.randint(2, (6, 5)) * 2.0 - 1).mul(size).to(dtype)
+    a, V = torch.randn(20, 5).mul(min(size, 20)).to(dtype), torch.randn(3, 5, 1).to(dtype)
+    a[:, 0] -= nade.START[dtype] if beyond else 0.0
+    assert module._moves_little(table)
+    weight = torch.randn(20, 3, 1)
+    found = []
+    for dt, form in ((dtype, orderless_chain), (torch.float64, plain_orderless_chain)):
+        leaves = [t.to(dt).requires_grad_() for t in (table.clone(), a.clone(), V.clone())]
+        raw = form(leaves[0], index, None, order, *leaves[1:], "sigmoid")
+        found.append([t.double() for t in (raw, *torch.autograd.grad((raw * weight.to(dt)).sum(), leaves))])
+    alone = [orderless_chain(table, index[i:i + 1], None, order[i:i + 1], a[i:i + 1], V, "sigmoid") for i in range(20)]
+    close = (3e-6 if dtype == torch.float32 else 3e-14) * max(size, 1)
+    assert_close(found[0][0], torch.cat(alone).double(), atol=close, rtol=close)
+    for actual, expected in zip(*found, strict=True):
+        assert_close(actual, expected, atol=20 * close, rtol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_far_out_keep_their_digits(dtype) -> None:
+    start, move = 1.02 * nade.START[dtype], 0.99 * module.MOVE[dtype] / module.BLOCK
+    given = torch.full((2, 1), move, dtype=dtype), torch.zeros(16, 2, 1, dtype=torch.long), None, torch.arange(2).repeat(16, 1)
+    for a in (-start, 0.9 * -start):
+        rest = torch.full((16, 1), a, dtype=dtype), torch.ones(2, 1, 1, dtype=dtype)
+        raw = orderless_chain(*given, *rest, "sigmoid").double()
+        exact = torch.sigmoid(torch.tensor([a, a + move]).to(dtype).double())[:, None].expand(16, 2, 1)
+        assert_close(raw, exact, atol=0, rtol=3e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_odds_are_used_where_they_are_safe() -> None:
