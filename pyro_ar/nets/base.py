@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 
 from pyro_ar.checks import require
 from pyro_ar.outputs import Output
+from pyro_ar.transforms import transforms_active
 
 __all__ = ["Net", "as_event_shape", "as_rows", "transforms_active"]
 
@@ -91,8 +92,3 @@ def as_rows(context: Tensor | None, weight: Tensor | None, rows: int, bias: Tens
     if context is None or weight is None:
         return bias.expand(rows, *bias.shape).clone(memory_format=torch.contiguous_format)
     return bias + (context @ weight).reshape(rows, *bias.shape)
-
-
-def transforms_active() -> bool:
-    """Whether a `torch.func` transform (vmap, grad, jvp) is running."""
-    return torch._C._are_functorch_transforms_active()

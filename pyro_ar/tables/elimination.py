@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from pyro_ar.checks import IntractableError
+from pyro_ar.transforms import is_mapped, transforms_active
 
 __all__ = ["Plan", "Trail", "backward", "evidence", "forward", "log_sum_exp", "log_total", "make_plan"]
 
@@ -160,6 +161,8 @@ def log_total(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], seen
         sums over conditionals of what was eliminated; a row that grows small is scaled to a maximum of 1.
         The logs of the scales are summed at the end, so that long chains lose no digits to large logarithms.
     """
+    if is_mapped(*(t for t, _ in tables), *seen):
+        return None  # whether it would lose precision cannot be asked
     left = max([t.ndim - len(s) for t, s in tables] + [e.ndim - 1 for e in seen])
     tiny = torch.finfo(seen[0].dtype).tiny
     messages: list[tuple[Tensor, tuple[int, ...]]] = []
@@ -175,7 +178,7 @@ def log_total(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], seen
         if not lowest[-1] > tiny * 1e13:
             return None
         messages.append((message, step.scope))
-        parts += scale if step.scope else [*scale, message.log()]  # no scope: a connected component is done
+        parts += scale if step.scope else [*scale, _log(message)]  # no scope: a connected component is done
     return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
 
@@ -193,7 +196,7 @@ def _gather_rows(moving: list[tuple[Tensor, tuple[int, ...]]], seen: Tensor, v: 
         top = (parts[0].detach() * seen).amax(tuple(range(-len(scope), 0)), keepdim=True)
         rows, top = parts[0] * (seen / top), top.log()  # this way round no gradient of an excluded state overflows
     else:  # the product of many messages may underflow as a whole: add their logs
-        logs = functools.reduce(torch.add, [t.log() for t in parts]) + seen.log()
+        logs = functools.reduce(torch.add, [_log(t) for t in parts]) + seen.log()
         top = logs.detach().amax(tuple(range(-len(scope), 0)), keepdim=True)
         rows = (logs - top).exp()
     return rows, scope, [top.flatten(left).squeeze(-1)]
@@ -236,16 +239,26 @@ def log_sum_exp(x: Tensor) -> Tensor:
     return x.masked_fill(dead, 0.0).logsumexp(-1).masked_fill(dead.squeeze(-1), -math.inf)
 
 
+def _log(t: Tensor) -> Tensor:
+    """The logarithm of positive numbers; of one near the smallest the square, which second derivatives divide by, would underflow."""
+    if not (t.requires_grad or transforms_active()):
+        return t.log()
+    size = t.detach()
+    return (t / size).log() + size.log()
+
+
 def _sum_product(a: Tensor, b: Tensor | None) -> Tensor:
     """Log sum_v exp(a + b) over the last dimension; `a` has the rows, `b` the parameters."""
     if b is None:
         return log_sum_exp(a)
+    if is_mapped(a, b):
+        return log_sum_exp(a + b)
     lowest = torch.finfo(a.dtype).min
     shift_a, shift_b = (t.detach().amax(-1, keepdim=True).clamp(min=lowest) for t in (a, b))
     product = torch.einsum("...v,...v->...", (a - shift_a).exp(), (b - shift_b).exp())
     # Below this, terms lost to underflow could show; relative to it they are under 1e-12.
     if bool(product.detach().amin() > torch.finfo(a.dtype).tiny * 1e13):
-        return product.log() + (shift_a + shift_b).squeeze(-1)
+        return _log(product) + (shift_a + shift_b).squeeze(-1)
     return log_sum_exp(a + b)
 
 
