@@ -125,6 +125,8 @@ def _say_plan(screen: Console, plan: Plan, out: Path, chosen: bool) -> None:
     splits = f"{len(plan.seeds) * plan.folds} splits" if plan.folds > 1 else f"the last {plan.test_rows} rows are the test part"
     screen.print(f"{plan.data}\n{len(plan.models or ())} models, {splits}, {len(plan.occlusions or ())} occlusions; results go to {out}/",
                  highlight=False, soft_wrap=True)
+    for note in filter(None, (*plan.data.notes, plan.data.hidden_cells)):
+        screen.print(note, highlight=False, soft_wrap=True)
     if not chosen:
         return
     for name, reason in plan.unfit_models.items():

@@ -1,4 +1,5 @@
 import gzip
+import math
 import struct
 
 import numpy as np
@@ -104,7 +105,11 @@ def test_idx_of_other_types(tmp_path, dtype, kind):
     ("a.csv", b"", "the file is empty"),
     ("a.csv", b"a,b\n", "the file is empty"),
     ("a.csv", b"\xff\xfe\x00", "wanted a text file"),
-    ("a.csv", b"1,nan\n", "wanted finite numbers"),
+    ("a.csv", b"1,inf\n", "wanted finite numbers"),
+    ("a.csv", b"?,NA\n-,\n", "wanted a column of values"),
+    ("a.csv", b"a,b\n1,0\n2,x\n3,4\n", "wanted numbers only; got 'x' in row 2"),
+    ("a.csv", b"1," + b"9" * 200_000 + b"\n", r"wanted a table.*from line 1 on.*field larger than field limit"),
+    ("a.csv", b'1,2\n3,"' + b"5,6\n" * 50_000, "is a quotation mark missing"),
     ("a.amat", b"1 2\n3 4 5\n", "wanted 2 columns in line 2; got 3"),
     ("a.txt", b"1 2", r"wanted a file that ends in \.idx"),
 ])
@@ -256,13 +261,71 @@ def test_words_are_categories_in_alphabetical_order(tmp_path):
     ("?,1\n1,0\n0,1\n", None),
     ("red,1\nblue,0\n", None),
     ("1,0,1\n0,1,1\n", None),
+    ("?,NA\nred,0\nblue,1\n", None),
+    ("x,2020\n1,0\nNA,1\n", ["x", "2020"]),
 ])
 def test_first_line_of_a_csv(tmp_path, text, names):
     (tmp_path / "table.csv").write_text(text)
     assert data.read_csv(tmp_path / "table.csv")[0] == names
 
 
-def test_empty_cells_are_named(tmp_path):
-    (tmp_path / "table.csv").write_text("colour,size\nred,1\n,2\n")
-    with pytest.raises(ValueError, match="line 3 has an empty cell in column colour"):
-        data.load(tmp_path / "table.csv")
+@pytest.mark.parametrize("empty", ["", "  ", "NA", "n/a", "NaN", "nan", "null", "NULL", "None", "?", "-", " NA ", "<NA>"])
+def test_empty_cells_are_hidden_cells(tmp_path, empty):
+    """In numbers and in words; the visible cells are what they are without the empty ones."""
+    (tmp_path / "table.csv").write_text(f"colour,size,fine\nred,{empty},1\n{empty},2,0\nblue,0,1\nred,{empty},0\n")
+    loaded = data.load(tmp_path / "table.csv")
+    nan = math.nan
+    assert torch.equal(loaded.x.nan_to_num(-1), torch.tensor([[1, nan, 1], [nan, 2, 0], [0, 0, 1], [1, nan, 0]]).nan_to_num(-1))
+    assert loaded.num_states == 3
+    assert torch.equal(loaded.visible, ~loaded.x.isnan())
+    assert loaded.hidden_cells == "3 empty cells are hidden cells, in 2 columns: colour (1), size (2)"
+    assert loaded.notes == ("first line taken for names of the columns: colour, size, fine",
+                            "words became 0, 1, ... in alphabetical order: colour (blue, red)")
+    assert repr(loaded).endswith("3 states, no labels, 3 cells hidden)")
+    assert loaded.binarise().x[:, 1].nan_to_num(-1).tolist() == [-1, 1, 0, -1]
+    bare = data.load(tmp_path / "table.csv", label="fine")
+    assert bare.columns == ("colour", "size")
+    with pytest.raises(ValueError, match="wanted a label in every row, 2 have none, the first is row 1"):
+        data.load(tmp_path / "table.csv", label="size")
+
+
+def test_whole_tables_hide_nothing(tmp_path):
+    (tmp_path / "table.csv").write_text("1,0\n0,-1\n")  # a sign is no empty cell
+    loaded = data.load(tmp_path / "table.csv")
+    assert (loaded.visible, loaded.hidden_cells, loaded.notes, loaded.columns) == (None, "", (), ("0", "1"))
+    np.savez(tmp_path / "holes.npz", x=np.array([[0.0, math.nan], [1.0, 2.0]]))
+    assert data.load(tmp_path / "holes.npz").hidden_cells == "1 empty cells are hidden cells, in 1 column: 1 (1)"
+    np.savez(tmp_path / "image.npz", x=np.array([[[0.0, math.nan], [1.0, 2.0]]]))
+    with pytest.raises(ValueError, match="images without hidden cells"):
+        data.load(tmp_path / "image.npz")
+
+
+@pytest.mark.parametrize(("name", "first"), [("", 0), ("Unnamed: 0", 0), ("", 1)])
+def test_row_numbers_without_a_name_are_left_out(tmp_path, name, first):
+    """As pandas writes them, from 0 on, and R, from 1 on; a label may still be asked for by its number in the file."""
+    lines = [f"{first + i},{i % 2},{i % 3}" for i in range(6)]
+    (tmp_path / "table.csv").write_text("\n".join([f"{name},a,b", *lines]))
+    loaded = data.load(tmp_path / "table.csv")
+    assert loaded.columns == ("a", "b")
+    assert loaded.x.tolist() == [[i % 2, i % 3] for i in range(6)]
+    assert loaded.notes[1] == f"left out, its row numbers: {name or '(column 0)'}"
+    assert data.load(tmp_path / "table.csv", label=1).y.tolist() == [0, 1] * 3
+    with pytest.warns(UserWarning, match="left out, its row numbers"):
+        assert data.load_csv(tmp_path / "table.csv")[0].shape == (6, 2)
+    for other in ([f"{name},a,b", *lines[::-1]], ["id,a,b", *lines]):  # other values, or a name of its own: a variable
+        (tmp_path / "other.csv").write_text("\n".join(other))
+        assert data.load(tmp_path / "other.csv").x.shape == (6, 3)
+
+
+def test_empty_columns_are_left_out(tmp_path):
+    (tmp_path / "table.csv").write_text("a,,b\n1,,0\n0,,1\n")
+    loaded = data.load(tmp_path / "table.csv")
+    assert loaded.x.tolist() == [[1, 0], [0, 1]]
+    assert loaded.notes[-1] == "left out, empty in all rows: (column 1)"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends(tmp_path, end):
+    (tmp_path / "table.csv").write_bytes(end.join(["a;b", "1;2", "0;1", ""]).encode())
+    assert data.load(tmp_path / "table.csv").x.tolist() == [[1, 2], [0, 1]]
+    assert data.read_csv(tmp_path / "table.csv")[0] == ["a", "b"]

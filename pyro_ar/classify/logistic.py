@@ -142,7 +142,7 @@ class LogisticRegression(PartlySeenClassifier):
             return None
         if isinstance(fill, str):
             require(fill in ("mean", "zero"), "fill must be 'mean', 'zero', a joint, a GenerativeClassifier, or None", fill)
-            return _means(x, seen) if fill == "mean" else torch.zeros_like(x[0])
+            return means_of(x, seen) if fill == "mean" else torch.zeros_like(x[0])
         if isinstance(fill, GenerativeClassifier):
             return clone(fill).fit(x, labels, visible=seen)
         require(isinstance(fill, Joint) and not fill.batch_shape and fill.event_shape.numel() == self.n_features_in_,
@@ -181,7 +181,7 @@ def _complete_by_classes(classifier: GenerativeClassifier, x: Tensor, visible: T
     return torch.where(visible, x, torch.einsum("nc,nc...->n...", weights, each).to(x))
 
 
-def _means(x: Tensor, seen: Tensor | None) -> Tensor:
+def means_of(x: Tensor, seen: Tensor | None) -> Tensor:
     """The mean of each cell over the rows that show it, 0 where none does."""
     if seen is None:
         return x.mean(0)

@@ -7,7 +7,8 @@ suffix         what is read
 =============  ==========================================================================
 `.idx`, none   IDX as in MNIST (`...-ubyte`), also `.gz`; images get their shape
 `.amat`        rows of numbers separated by blanks
-`.csv`         numbers or categories separated by `,` `;` or tabs, with or without a line of names
+`.csv`         numbers or categories separated by `,` `;` or tabs, with or without a line of names;
+               empty cells (`NA`, `?`, ... too) are NaN: hidden
 `.npz`         the array `x`, or one named as the split, or the only one; labels in `y`
 `.mat`         MATLAB up to version 7, the same names
 =============  ==========================================================================

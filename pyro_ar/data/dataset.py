@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.data.files import shortened
 
 __all__ = ["Dataset", "as_dataset", "as_labels", "as_rows", "digits"]
 
@@ -20,10 +21,12 @@ class Dataset:
 
     Attributes:
         name: Where it came from.
-        x: `(N, n)` values, floating.
+        x: `(N, n)` values, floating; NaN is a hidden cell.
         y: `(N,)` labels as they were given, integer; None without labels.
         num_states: States of every variable, 0 to `num_states - 1`; None where they are real numbers.
         image_shape: `(height, width)` of a row; None where it is no image.
+        columns: What the variables are called in the file; None where nothing is known.
+        notes: What was done to the file on the way, for the user to read.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Dataset:
     y: Tensor | None = None
     num_states: int | None = None
     image_shape: tuple[int, int] | None = None
+    columns: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.x.ndim == 2 and len(self.x) > 0, f"{self.name}: wanted rows of values", self.x)
@@ -38,6 +43,7 @@ class Dataset:
         require(self.y is None or self.y.shape == (len(self.x),), f"{self.name}: wanted one label per row", self.y)
         require(self.image_shape is None or math.prod(self.image_shape) == n,
                 f"{self.name}: wanted an image shape of {n} cells", self.image_shape)
+        require(self.columns is None or len(self.columns) == n, f"{self.name}: wanted the names of {n} columns", self.columns)
 
     def __repr__(self) -> str:
         return f"Dataset({self})"
@@ -46,7 +52,24 @@ class Dataset:
         shape = "x".join(map(str, self.image_shape or ())) or "no image"
         states = f"{self.num_states} states" if self.num_states else "real values"
         labels = "no labels" if self.y is None else f"{len(self.y.unique())} classes"
-        return f"{self.name}: {len(self.x)} rows of {self.x.shape[1]} variables ({shape}), {states}, {labels}"
+        hidden = "" if self.visible is None else f", {int((~self.visible).sum())} cells hidden"
+        return f"{self.name}: {len(self.x)} rows of {self.x.shape[1]} variables ({shape}), {states}, {labels}{hidden}"
+
+    @property
+    def visible(self) -> Tensor | None:
+        """What is seen of the rows, bool `(N, n)`; None where all is."""
+        seen = ~self.x.isnan()
+        return None if bool(seen.all()) else seen
+
+    @property
+    def hidden_cells(self) -> str:
+        """How many cells are hidden in which columns, in words; empty where none is."""
+        if self.visible is None:
+            return ""
+        counts = (~self.visible).sum(0).tolist()
+        names = self.columns or tuple(map(str, range(len(counts))))
+        some = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count]
+        return f"{sum(counts)} empty cells are hidden cells, in {len(some)} column{'s' * (len(some) > 1)}: {shortened(some)}"
 
     def binarise(self, threshold: float | None = None) -> "Dataset":
         """Two states: 1 where a value reaches the threshold, by default half of the states.
@@ -57,7 +80,7 @@ class Dataset:
         if threshold is None:
             require(self.num_states is not None, f"{self.name}: real values need a threshold to be binarised")
             threshold = (self.num_states or 0) // 2
-        return replace(self, x=(self.x >= threshold).to(self.x.dtype), num_states=2)
+        return replace(self, x=torch.where(self.x.isnan(), self.x, (self.x >= threshold).to(self.x.dtype)), num_states=2)
 
     def followed_by(self, other: "Dataset", name: str) -> "Dataset":
         """The rows of both, under a new name.
@@ -96,17 +119,20 @@ def digits(binary: bool = False) -> Dataset:
     return data.binarise() if binary else data
 
 
-def as_dataset(name: str, x: np.ndarray, y: np.ndarray | None) -> Dataset:
-    """Rows out of an array of any rank; states where all values are small whole numbers."""
+def as_dataset(name: str, x: np.ndarray, y: np.ndarray | None, columns: tuple[str, ...] | None = None, notes: tuple[str, ...] = ()) -> Dataset:
+    """Rows out of an array of any rank, NaN where hidden; states where all values are small whole numbers."""
     require(x.ndim >= 2 and x.size > 0, f"{name}: wanted rows of values", f"an array of shape {x.shape}")
     image = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
     rows = as_rows(x.reshape(len(x), -1))
-    require(bool(rows.isfinite().all()), f"{name}: wanted finite numbers, came NaN or infinity")
+    require(not bool(rows.isinf().any()), f"{name}: wanted finite numbers, came infinity")
+    require(image is None or not bool(rows.isnan().any()), f"{name}: wanted images without hidden cells, came NaN")
+    known = rows[~rows.isnan()]
+    require(len(known) > 0, f"{name}: wanted values, every cell is empty")
     states = None
-    if bool(((rows >= 0) & (rows < 256) & (rows == rows.round())).all()):
+    if bool(((known >= 0) & (known < 256) & (known == known.round())).all()):
         # Bytes that fill most of their range are grey levels, whether or not the whitest one occurs.
-        states = 256 if x.dtype == np.uint8 and x.max() >= 128 else max(int(rows.max()) + 1, 2)
-    return Dataset(name, rows, None if y is None else as_labels(name, y), states, image)
+        states = 256 if x.dtype == np.uint8 and x.max() >= 128 else max(int(known.max()) + 1, 2)
+    return Dataset(name, rows, None if y is None else as_labels(name, y), states, image, columns, notes)
 
 
 def as_rows(x: np.ndarray) -> Tensor:
@@ -117,6 +143,8 @@ def as_rows(x: np.ndarray) -> Tensor:
 def as_labels(name: str, y: np.ndarray) -> Tensor:
     """Whole numbers, or `ValueError`."""
     y = np.asarray(y).reshape(-1)
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        require(False, f"{name}: wanted a label in every row, {int(np.isnan(y).sum())} have none, the first is row {int(np.isnan(y).argmax()) + 1}")
     whole = bool(np.isfinite(y).all() and (y == np.round(y)).all())
     require(whole, f"{name}: wanted whole numbers as labels")
     return torch.as_tensor(y.astype(np.int64))

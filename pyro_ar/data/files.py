@@ -5,20 +5,38 @@ import gzip
 import io
 import math
 import os
+import re
 import warnings
 import zipfile
 import zlib
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pyro_ar.checks import require
 
-__all__ = ["load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "read_csv"]
+__all__ = ["Table", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "read_csv", "read_table", "shortened"]
 
 Arrays = tuple[np.ndarray, np.ndarray | None]
+
+
+class Table(NamedTuple):
+    """What a table in a file holds.
+
+    Attributes:
+        x: `(N, n)`, NaN where a cell is empty.
+        y: `(N,)`, the label column, if there is one.
+        columns: What the columns of `x` are called: by the line of names, or by their numbers in the file.
+        notes: What was done to the table, one sentence each, for the user to read.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_idx(path: str | os.PathLike) -> np.ndarray:
@@ -45,19 +63,68 @@ def load_idx(path: str | os.PathLike) -> np.ndarray:
 
 def load_amat(path: str | os.PathLike, label: str | int | None = None) -> Arrays:
     """Rows and labels of an `.amat` file: numbers separated by blanks, labels in a column if told."""
-    return _columns(path, [line.split() for line in _text(path).splitlines() if line.strip()], None, label)
+    return read_table(path, label)[:2]
 
 
 def load_csv(path: str | os.PathLike, label: str | int | None = None) -> Arrays:
-    """Rows and labels of a table; `read_csv` says when the first line is taken for names.
-
-    A column without any number holds categories: they become 0, 1, ... in alphabetical order.
+    """Rows and labels of a table, NaN where a cell is empty; what `read_table` leaves out is warned of.
 
     Raises:
-        ValueError: A column mixes numbers with something else, a cell is empty, a row has another length, or there is no such column.
+        ValueError: As `read_table`.
     """
-    names, lines = read_csv(path)
-    return _columns(path, _coded(lines), names, label)
+    table = read_table(path, label)
+    for note in table.notes:
+        if note.startswith("left out"):
+            warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
+    return table[:2]
+
+
+def read_table(path: str | os.PathLike, label: str | int | None = None) -> Table:
+    """The table of a `.csv`, `.tsv` or `.amat` file; `read_csv` says when the first line of a CSV file is taken for names.
+
+    ====================================  ===================================================================================
+    a cell or column                      what becomes of it
+    ====================================  ===================================================================================
+    empty, NA, N/A, NaN, null, None,      NaN, a hidden cell: `EMPTY`, in capitals or not, blanks around it or not
+    missing, ?, -
+    no number in the whole column         categories: they become 0, 1, ... in alphabetical order
+    0, 1, ..., N - 1 (or 1, ..., N) in a  the row numbers that pandas (or R) writes: left out
+    column without a name
+    no value in the whole column          left out
+    ====================================  ===================================================================================
+
+    Args:
+        path: Of the file, `.gz` allowed.
+        label: Column of the labels, by name or number in the file; empty cells of it are NaN too.
+
+    Raises:
+        ValueError: A column mixes numbers with words, a row has another length, or there is no such column.
+    """
+    if Path(os.fspath(path).removesuffix(".gz")).suffix.lower() == ".amat":
+        names, lines = None, [line.split() for line in _text(path).splitlines() if line.strip()]
+    else:
+        names, lines = read_csv(path)
+    require(len(lines) > 0, f"{path}: wanted rows of numbers, the file is empty")
+    width = len(lines[0]) if names is None else len(names)
+    for number, line in enumerate(lines, 1 if names is None else 2):
+        require(len(line) == width, f"{path}: wanted {width} columns in line {number}", len(line))
+    called = tuple(str(i) if names is None else name or f"(column {i})" for i, name in enumerate(names or lines[0]))
+    table, words = _numbers(path, lines)
+    chosen = None if label is None else _column(path, label, names, width)
+    left_out = {i: "its row numbers" if names is not None and _is_index(names[i], column) else "empty in all rows" if np.isnan(column).all() else ""
+                for i, column in enumerate(table.T) if i != chosen}
+    kept = [i for i, reason in left_out.items() if not reason]
+    require(len(kept) > 0, f"{path}: wanted a column of values besides labels and row numbers", ", ".join(called))
+    said = [f"first line taken for names of the columns: {shortened(called)}"] if names is not None else []
+    said += [f"left out, {reason}: {called[i]}" for i, reason in left_out.items() if reason]
+    if words:
+        said.append(f"words became 0, 1, ... in alphabetical order: {shortened([f'{called[i]} ({shortened(w, 6)})' for i, w in words.items()])}")
+    return Table(table[:, kept], None if chosen is None else table[:, chosen], tuple(called[i] for i in kept), tuple(said))
+
+
+def shortened(names: Sequence[str], most: int = 20) -> str:
+    """The names, or the first ones and how many there are."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def read_csv(path: str | os.PathLike) -> tuple[list[str] | None, list[list[str]]]:
@@ -65,27 +132,40 @@ def read_csv(path: str | os.PathLike) -> tuple[list[str] | None, list[list[str]]
 
     The first line holds names if no cell of it is a number; or if one, which is not a usual sign for a missing value, is no number above
     a column of numbers; or if it is 0, 1, 2, ..., as pandas writes it (of two columns: where 0 or 1 does not occur below).
+
+    Raises:
+        ValueError: No text, or no table.
     """
     text = _text(path)
-    first = text.partition("\n")[0]
+    first = re.split("[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=first.count)
-    lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter) if line]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)  # lines may end as on old Macs
+    try:
+        lines = [[cell.strip() for cell in line] for line in reader if line]
+    except csv.Error as error:
+        raise ValueError(f"{path}: wanted a table, came something else from line {reader.line_num} on ({_first_line(error)}); "
+                         "is a quotation mark missing?") from None
     return (lines[0], lines[1:]) if _has_names(lines) else (None, lines)
 
 
-MISSING = {"", "?", "na", "n/a", "null", "none", "missing"}
+EMPTY = {"", "?", "-", "na", "n/a", "<na>", "nan", "null", "none", "missing"}
+
+
+def _is_empty(cell: str) -> bool:
+    return cell.strip().lower() in EMPTY
 
 
 def _has_names(lines: list[list[str]]) -> bool:
     if not lines or not any(_is_number(cell) for cell in lines[0]):
-        return bool(lines)
+        return bool(lines) and not all(map(_is_empty, lines[0]))
     first, rest = lines[0], lines[1:]
     if not rest or any(len(line) != len(first) for line in rest):
         return False
     if first == [str(i) for i in range(len(first))]:
         return len(first) > 2 or any(cell not in column for cell, column in zip(first, zip(*rest, strict=True), strict=True))
-    below = zip(*rest, strict=True)
-    return any(not _is_number(cell) and cell.lower() not in MISSING and all(map(_is_number, column)) for cell, column in zip(first, below, strict=True))
+    below = [[cell for cell in column if not _is_empty(cell)] for column in zip(*rest, strict=True)]
+    return any(not _is_number(cell) and not _is_empty(cell) and len(column) > 0 and all(map(_is_number, column))
+               for cell, column in zip(first, below, strict=True))
 
 
 def load_npz(path: str | os.PathLike, split: str = "train") -> Arrays:
@@ -138,36 +218,27 @@ def _pick(path: str | os.PathLike, arrays: dict[str, np.ndarray], split: str) ->
     return next(iter(arrays.values())), None
 
 
-def _columns(path: str | os.PathLike, lines: list[list[str]], names: list[str] | None,
-             label: str | int | None) -> Arrays:
-    require(len(lines) > 0, f"{path}: wanted rows of numbers, the file is empty")
-    width = len(lines[0]) if names is None else len(names)
-    for number, line in enumerate(lines, 1 if names is None else 2):
-        require(len(line) == width, f"{path}: wanted {width} columns in line {number}", len(line))
-        if "" in line:
-            at = line.index("")
-            require(False, f"{path}: wanted a value in every cell; line {number} has an empty cell in column {at if names is None else names[at]}")
-    try:
-        table = np.array(lines, dtype=np.float64)
-    except ValueError:
-        where = next((i, cell) for i, line in enumerate(lines) for cell in line if not _is_number(cell))
-        raise ValueError(f"{path}: wanted numbers only; got {where[1]!r} in row {where[0] + 1}") from None
-    if label is None:
-        return table, None
-    column = _column(path, label, names, width)
-    return np.delete(table, column, axis=1), table[:, column]
+def _numbers(path: str | os.PathLike, lines: list[list[str]]) -> tuple[np.ndarray, dict[int, list[str]]]:
+    """The cells as numbers, NaN where empty, and the words of the columns that held words, in the order of their codes."""
+    table, words = np.full((len(lines), len(lines[0])), math.nan), {}
+    for i, column in enumerate(zip(*lines, strict=True)):
+        full = [row for row, cell in enumerate(column) if not _is_empty(cell)]
+        known = [column[row] for row in full]
+        if known and not any(map(_is_number, known)):
+            words[i] = sorted(set(known))
+            codes = {word: code for code, word in enumerate(words[i])}
+            table[full, i] = [codes[word] for word in known]
+            continue
+        odd = next((row for row in full if not _is_number(column[row])), None)
+        require(odd is None, f"{path}: wanted numbers only; got {column[odd or 0]!r} in row {(odd or 0) + 1}")
+        table[full, i] = [float(cell) for cell in known]
+    return table, words
 
 
-def _coded(lines: list[list[str]]) -> list[list[str]]:
-    """Columns of words by the alphabetical numbers of their categories; all else as it is."""
-    if len({len(line) for line in lines}) != 1:
-        return lines  # refused later, with the line
-    columns = [list(column) for column in zip(*lines, strict=True)]
-    for i, column in enumerate(columns):
-        if all(cell and not _is_number(cell) for cell in column):
-            codes = {word: str(code) for code, word in enumerate(sorted(set(column)))}
-            columns[i] = [codes[cell] for cell in column]
-    return [list(line) for line in zip(*columns, strict=True)]
+def _is_index(name: str, column: np.ndarray) -> bool:
+    """Whether a column without a name counts the rows."""
+    rows = np.arange(len(column))
+    return bool(re.fullmatch(r"|unnamed: \d+", name.lower())) and (np.array_equal(column, rows) or np.array_equal(column, rows + 1))
 
 
 def _column(path: str | os.PathLike, label: str | int, names: list[str] | None, width: int) -> int:
@@ -181,10 +252,9 @@ def _column(path: str | os.PathLike, label: str | int, names: list[str] | None, 
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        return not math.isnan(float(cell))
     except ValueError:
         return False
-    return True
 
 
 def _bytes(path: str | os.PathLike) -> bytes:

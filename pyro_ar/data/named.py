@@ -9,7 +9,7 @@ import numpy as np
 
 from pyro_ar.checks import require
 from pyro_ar.data.dataset import Dataset, as_dataset, as_labels, as_rows, digits
-from pyro_ar.data.files import load_amat, load_csv, load_idx, load_mat, load_npz
+from pyro_ar.data.files import load_csv, load_idx, load_mat, load_npz, read_table
 
 __all__ = ["load", "load_parts", "named_sets"]
 
@@ -60,10 +60,8 @@ def _load_file(path: Path, split: str, label: str | int | None) -> Dataset:
         x, y = load_npz(path, split)
     elif suffix == ".mat":
         x, y = load_mat(path, split)
-    elif suffix in (".csv", ".tsv"):
-        x, y = load_csv(path, label)
-    elif suffix == ".amat":
-        x, y = load_amat(path, label)
+    elif suffix in (".csv", ".tsv", ".amat"):
+        return as_dataset(path.name, *read_table(path, label))
     else:
         require(suffix in ("", ".idx") or path.name.removesuffix(".gz").endswith("ubyte"),
                 f"{path}: wanted a file that ends in .idx, -ubyte, .amat, .csv, .npz or .mat, .gz allowed")

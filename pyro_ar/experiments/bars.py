@@ -186,8 +186,7 @@ class Binarised(PartlySeenClassifier):
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
         """Fit a copy of the classifier to the bits."""
         x, seen, labels = self._read_training(X, y, visible)
-        require(seen is None, "Binarised.fit wants complete training rows", seen)
-        self.classifier_: Any = clone(self.classifier).fit(self._bits(x), labels)
+        self.classifier_: Any = clone(self.classifier).fit(self._bits(x), labels, None if seen is None else seen.flatten(1))
         self.classes_ = self.classifier_.classes_
         return self
 

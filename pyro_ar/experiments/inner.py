@@ -16,7 +16,6 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Generator, Tensor
 
 from pyro_ar import visible as patterns
-from pyro_ar.checks import require
 from pyro_ar.classify import TemperatureScaled
 from pyro_ar.classify.base import PartlySeenClassifier
 
@@ -90,12 +89,13 @@ class Tempered(PartlySeenClassifier):
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
         """Learn the temperature on an inner split, then fit to all rows."""
         x, seen, labels = self._read_training(X, y, visible)
-        require(seen is None, "Tempered.fit wants complete training rows", seen)
         x = x.flatten(1)
+        seen = None if seen is None else seen.flatten(1).expand(x.shape)
         inner = inner_split(labels, self.n_features_in_, seed=self.seed, most=self.most)
-        trial = clone(self.classifier).fit(x[inner.train], labels[inner.train])
-        self.scaled_ = TemperatureScaled(trial).fit(x[inner.test], labels[inner.test], inner.visible)
-        self.scaled_.classifier = clone(self.classifier).fit(x, labels)
+        trial = clone(self.classifier).fit(x[inner.train], labels[inner.train], *(() if seen is None else (seen[inner.train],)))
+        shown = inner.visible if seen is None else inner.visible & seen[inner.test]
+        self.scaled_ = TemperatureScaled(trial).fit(x[inner.test], labels[inner.test], shown)
+        self.scaled_.classifier = clone(self.classifier).fit(x, labels, *(() if seen is None else (seen,)))
         self.classes_ = self.scaled_.classes_
         self.chosen_ = dict(getattr(self.scaled_.classifier, "chosen_", {})) | {"temperature": self.scaled_.temperature_}
         return self

@@ -25,12 +25,13 @@ from pyro_ar.classify import (
 from pyro_ar.data import Dataset
 from pyro_ar.elliptical import LowRankGaussian
 from pyro_ar.experiments.bars import Binarised, KernelDensity, SupportVectors
+from pyro_ar.experiments.filled import MeanFilled
 from pyro_ar.experiments.inner import Tempered
 from pyro_ar.families import FVSBN, NADE, OrderlessNADE, OverOrders
 from pyro_ar.outputs import Bernoulli, DiscretisedLogisticMixture, Output
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
-__all__ = ["MODELS", "REFERENCE", "Model", "fitting", "is_large"]
+__all__ = ["MODELS", "REFERENCE", "Model", "fitting", "fresh", "is_large", "note_of", "unfit"]
 
 REFERENCE = "MDA"  # of the paired differences: the model to beat
 LARGE = 2**22  # values in the training data
@@ -65,7 +66,30 @@ class Model(NamedTuple):
 
 def fitting(data: Dataset) -> tuple[str, ...]:
     """The names of all models that can be used on this data."""
-    return tuple(name for name, model in MODELS.items() if not model.unfit(data))
+    return tuple(name for name in MODELS if not unfit(name, data))
+
+
+# Of data with hidden cells, all others learn from what is visible.
+FILLED = ("kernel density", "pattern net", "SVM (mean)")
+COMPLETE = ("MDA + pattern net", "MDA chain", "FVSBN", "NADE")
+
+
+def unfit(name: str, data: Dataset) -> str:
+    """Why a model cannot be used on this data, empty if it can."""
+    reason = MODELS[name].unfit(data)
+    return reason or ("it learns from complete rows only, and cells of these are hidden" if name in COMPLETE and data.visible is not None else "")
+
+
+def note_of(name: str, data: Dataset) -> str:
+    """What a reader must know about a model on this data."""
+    filled = "hidden training cells filled with the mean of their column" if name in FILLED and data.visible is not None else ""
+    return ", ".join(filter(None, (MODELS[name].note(data), filled)))
+
+
+def fresh(name: str, data: Dataset) -> Any:
+    """A classifier for this data, not fitted."""
+    classifier = MODELS[name].make(data)
+    return MeanFilled(classifier) if name in FILLED and data.visible is not None else classifier
 
 
 def _never(data: Dataset) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ar.checks import IntractableError, require
-from pyro_ar.experiments.lineup import MODELS, is_large
+from pyro_ar.experiments.lineup import fresh, is_large
 from pyro_ar.experiments.plan import Plan
 from pyro_ar.experiments.scoring import scores
 from pyro_ar.experiments.shown import completed, examples
@@ -83,7 +83,7 @@ def _fit_and_answer(plan: Plan, seed: int, fold: int, model: str) -> dict[str, A
     unit: dict[str, Any] = {"model": model, "seed": seed, "fold": fold, "rows": len(test)}
     start = time.process_time()
     try:
-        classifier = MODELS[model].make(plan.data).fit(x[train], y[train])
+        classifier = _fitted(fresh(model, plan.data), x[train], y[train], plan.data.visible, train)
     except (IntractableError, *FAILURES) as error:
         reason = {"reason": f"it could not be fitted: {error}"}
         return unit | {"parameters": None, "fit_seconds": round(time.process_time() - start, 3), "answer_seconds": 0.0,
@@ -100,6 +100,10 @@ def _fit_and_answer(plan: Plan, seed: int, fold: int, model: str) -> dict[str, A
     return unit | ({"completions": draws} if draws else {}) | ({"examples": posteriors} if posteriors else {})
 
 
+def _fitted(classifier: Any, x: Tensor, y: np.ndarray, visible: Tensor | None, train: np.ndarray) -> Any:
+    return classifier.fit(x, y) if visible is None else classifier.fit(x, y, visible=visible[train])
+
+
 def _answers(plan: Plan, seed: int, fold: int, classifier: Any, x: Tensor, test: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     """Cells by occlusion, and the posteriors of the rows that are shown."""
     first = (seed, fold) == (plan.seeds[0], 0)
@@ -109,6 +113,7 @@ def _answers(plan: Plan, seed: int, fold: int, classifier: Any, x: Tensor, test:
     posteriors = {}
     for name in plan.occlusions or ():
         seen = plan.pattern(name, seed, fold, len(test))
+        seen = seen if plan.data.visible is None else seen & plan.data.visible[test]
         try:
             log_p = _answer(classifier, x, seen)
         except IntractableError as error:

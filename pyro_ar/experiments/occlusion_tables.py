@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_ar.experiments import occlusions
-from pyro_ar.experiments.lineup import MODELS, REFERENCE
+from pyro_ar.experiments.lineup import MODELS, REFERENCE, note_of
 from pyro_ar.experiments.occlusions import OCCLUSIONS
 from pyro_ar.experiments.plan import Plan
 from pyro_ar.experiments.scoring import FLOOR, METRICS, Cell, Summary, Units, differences, merge_reasons, summarise
@@ -165,5 +165,5 @@ def _footnotes(plan: Plan, summary: Summary, reasons: Sequence[str]) -> Iterable
 
 def notes(plan: Plan, summary: Mapping[str, Any]) -> str:
     """What a reader must know about the models."""
-    said = {name: MODELS[name].note(plan.data) for name in summary if name in MODELS}
+    said = {name: note_of(name, plan.data) for name in summary if name in MODELS}
     return "; ".join(f"{name}: {note}" for name, note in said.items() if note)

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from pyro_ar.checks import require
 from pyro_ar.data import Dataset
 from pyro_ar.experiments import occlusions as hiding
-from pyro_ar.experiments.lineup import MODELS
+from pyro_ar.experiments.lineup import MODELS, fresh, unfit
 from pyro_ar.experiments.occlusions import OCCLUSIONS
 from pyro_ar.experiments.scoring import BINS, FLOOR
 
@@ -76,7 +76,7 @@ class Plan:
     @property
     def unfit_models(self) -> dict[str, str]:
         """Why a model cannot be used on this data, by name; empty if it can."""
-        return {name: model.unfit(self.data) for name, model in MODELS.items()}
+        return {name: unfit(name, self.data) for name in MODELS}
 
     @property
     def labels(self) -> np.ndarray:
@@ -94,7 +94,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What must be the same for results to belong together."""
         with torch.random.fork_rng(devices=[]):  # the weights of fresh nets are drawn
-            models = {name: describe(MODELS[name].make(self.data)) for name in self.models or ()}
+            models = {name: describe(fresh(name, self.data)) for name in self.models or ()}
         digest = hashlib.sha256(self.data.x.float().numpy().tobytes() + self.labels.astype("<i8").tobytes())
         return {
             "experiment": "occlusion",

@@ -1,7 +1,6 @@
 r"""From a set or a file to rows of states: training and test rows, every column 0, 1, ..., and what was changed said aloud."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -9,6 +8,7 @@ from torch import Generator, Tensor
 
 from pyro_ar import data as _data
 from pyro_ar.checks import require
+from pyro_ar.data.files import shortened
 
 __all__ = ["MAX_STATES", "load_split"]
 
@@ -20,14 +20,14 @@ def load_split(name_or_path: str, *, label: str | int | None = None, test_share:
     """Name, training and test rows: of a named set its own splits, of a file a random share of the rows.
 
     The values of each column become 0, 1, ... in their order, over training and test rows, so no state is counted that never occurs. A
-    column of one value says nothing, and is left out.
+    column of one value says nothing, and is left out. Hidden cells stay NaN.
 
     Args:
         name_or_path: As in `par.data.load`.
         label: A column that is no variable.
         test_share: Of a file without splits.
         seed: Of the random share.
-        say: Where it goes which line was taken for names, and which columns were recoded or left out.
+        say: Where it goes which line was taken for names, which columns were recoded or left out, and where cells are hidden.
 
     Raises:
         ValueError: Values that are no whole numbers, more than `MAX_STATES` different ones in a column, one value in every column, or too
@@ -35,8 +35,11 @@ def load_split(name_or_path: str, *, label: str | int | None = None, test_share:
         FileNotFoundError: As in `par.data.load`.
     """
     train = _data.load(name_or_path, "train", label=label)
-    require(bool((train.x == train.x.round()).all()), f"{train.name}: wanted states, whole numbers; came real numbers (bin them first)")
-    names = _names_of(name_or_path, label, train.x.shape[1], say)
+    _check_whole(train.name, train.x)
+    for note in (*train.notes, train.hidden_cells):
+        if note:
+            say(note)
+    names = train.columns or [str(i) for i in range(train.x.shape[1])]
     if train.name.endswith(" train"):
         test = _data.load(name_or_path, "test")
         x, y = _recoded(train.name, train.x, test.x, names, say)
@@ -49,42 +52,32 @@ def load_split(name_or_path: str, *, label: str | int | None = None, test_share:
     return train.name, x, y
 
 
-def _names_of(path: str, label: str | int | None, count: int, say: Callable[[str], None]) -> list[str]:
-    """What to call the variables: by the first line of a CSV file, said aloud since it might be a row, or by their numbers in the file."""
-    kind = Path(path.lower().removesuffix(".gz")).suffix
-    names = _data.read_csv(path)[0] if kind in (".csv", ".tsv") else None
-    if names is not None:
-        say(f"first line taken for names of the columns: {_shortened(names)}")
-    if label is None or kind not in (".csv", ".tsv", ".amat"):
-        return names or [str(i) for i in range(count)]
-    names = names or [str(i) for i in range(count + 1)]
-    del names[names.index(str(label)) if str(label) in names else int(label)]  # that there is such a column is known by now
-    return names
+def _check_whole(name: str, x: Tensor) -> None:
+    require(bool((x.isnan() | (x == x.round())).all()), f"{name}: wanted states, whole numbers; came real numbers (bin them first)")
 
 
-def _recoded(name: str, train: Tensor, test: Tensor, names: list[str], say: Callable[[str], None]) -> tuple[Tensor, Tensor]:
+def _recoded(name: str, train: Tensor, test: Tensor, names: Sequence[str], say: Callable[[str], None]) -> tuple[Tensor, Tensor]:
     """The same with the values of each column 0, 1, ... in their order, and without columns of one value."""
     both = torch.cat([train, test])
-    require(bool((both == both.round()).all()), f"{name}: wanted states, whole numbers; came real numbers (bin them first)")
+    _check_whole(name, both)
     columns, changed, constant = [], [], []
     for i, column in enumerate(both.T):
-        values, codes = column.unique(return_inverse=True)
+        seen = ~column.isnan()
+        values, codes = column[seen].unique(return_inverse=True)
         require(len(values) <= MAX_STATES, f"{name}: wanted states, at most {MAX_STATES} different values of a variable (bin them first); column {names[i]} has",
                 len(values))
-        if len(values) == 1:
+        if len(values) <= 1:
             constant.append(names[i])
             continue
-        if not torch.equal(codes.to(column.dtype), column):
+        coded = column.clone()
+        coded[seen] = codes.to(column.dtype)
+        if not torch.equal(coded[seen], column[seen]):
             changed.append(names[i])
-        columns.append(codes)
+        columns.append(coded)
     require(len(columns) > 0, f"{name}: wanted a column with two different values; every column is constant")
     if constant:
-        say(f"left out, since they have one value in all rows and so tell no two models apart: {_shortened(constant)}")
+        say(f"left out, since they have one value in all rows and so tell no two models apart: {shortened(constant)}")
     if changed:
-        say(f"values recoded to 0, 1, ... in their order in {len(changed)} column{'s' * (len(changed) > 1)}: {_shortened(changed)}")
-    coded = torch.stack(columns, -1).to(both.dtype)
+        say(f"values recoded to 0, 1, ... in their order in {len(changed)} column{'s' * (len(changed) > 1)}: {shortened(changed)}")
+    coded = torch.stack(columns, -1)
     return coded[: len(train)], coded[len(train):]
-
-
-def _shortened(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
