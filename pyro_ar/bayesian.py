@@ -31,7 +31,7 @@ from pyro_ar.arviz_bridge import diagnostics, to_arviz
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
-from pyro_ar.mixture import Mixture
+from pyro_ar.mixture import Averaged
 
 __all__ = ["MAX_EVIDENCE_WEIGHTS", "Bayesian", "Diagnostics", "Posterior"]
 
@@ -96,7 +96,7 @@ class Posterior:
         """Free parameters of one draw."""
         return self.joint.num_parameters
 
-    def predictive(self, max_draws: int | None = None) -> Mixture:
+    def predictive(self, max_draws: int | None = None) -> Averaged:
         """p(x | rows): the equal mixture over the draws, or over `max_draws` of them evenly spaced."""
         count = math.prod(self.joint.batch_shape)
         keep = torch.arange(count)
@@ -104,7 +104,7 @@ class Posterior:
             require(max_draws >= 1, "max_draws must be 1 or more", max_draws)
             keep = torch.linspace(0, count - 1, min(max_draws, count)).round().long()
         flat = {name: t.flatten(0, 1)[keep] for name, t in self.joint.tensors.items()}
-        return Mixture(torch.zeros(len(keep), dtype=self.joint.dtype), self.joint.with_tensors(flat))
+        return Averaged(torch.zeros(len(keep), dtype=self.joint.dtype), self.joint.with_tensors(flat))
 
     def diagnostics(self) -> Diagnostics:
         """R-hat, effective sample sizes and divergences, by ArviZ; independent draws of a guide have R-hat 1."""
@@ -190,7 +190,7 @@ class Bayesian:
 
     def fit(self, x: Tensor, visible: Tensor | None = None, *, method: str = "nuts", num_draws: int = 500, num_chains: int = 4,
             warmup: int = 300, steps: int = 2000, lr: float = 0.02, rank: int = 10, max_tree_depth: int = 8, seed: int = 0,
-            progress: bool = False) -> Posterior:
+            progress: bool = True) -> Posterior:
         r"""Draws of the weights given the rows.
 
         Args:
@@ -205,7 +205,7 @@ class Bayesian:
             rank: Of 'low-rank'.
             max_tree_depth: Of NUTS.
             seed: Of everything.
-            progress: Show bars.
+            progress: Show a bar on standard error: a chain of NUTS may take minutes. Refits say nothing.
 
         Raises:
             ValueError: Bad arguments, or rows that are not of the family's event shape and states.
@@ -228,7 +228,7 @@ class Bayesian:
 
         def refit(x: Tensor, visible: Tensor | None = None) -> Posterior:
             return self.fit(x, visible, method=method, num_draws=num_draws, num_chains=num_chains, warmup=warmup, steps=steps, lr=lr, rank=rank,
-                            max_tree_depth=max_tree_depth, seed=seed)
+                            max_tree_depth=max_tree_depth, seed=seed, progress=False)
 
         return Posterior(self.bind(draws), draws, x, visible, method, diverging, refit, None, *_settling(losses))
 

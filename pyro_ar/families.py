@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from pyro_ar import outputs
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.checks import require
-from pyro_ar.mixture import Mixture
+from pyro_ar.mixture import Averaged, Mixture
 from pyro_ar.nets.draws import skeleton
 from pyro_ar.nets.linear import LinearNet
 from pyro_ar.nets.made import MADENet
@@ -323,7 +323,7 @@ class OverOrders(nn.Module):
     def forward(self, context: Tensor | None = None) -> Mixture:
         """The mixture of the present weights, of the batch shape of the context."""
         joint = self.family(None if context is None else context.unsqueeze(-2), self.orders)
-        return Mixture(torch.zeros(len(self.orders), dtype=joint.dtype, device=joint.device), joint)
+        return Averaged(torch.zeros(len(self.orders), dtype=joint.dtype, device=joint.device), joint)
 
     def extra_repr(self) -> str:
         return f"num_orders={len(self.orders)}"

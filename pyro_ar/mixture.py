@@ -13,7 +13,7 @@ from torch import Size, Tensor
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.joint import Joint
 
-__all__ = ["Mixture"]
+__all__ = ["Averaged", "Mixture"]
 
 
 class Mixture(Joint):
@@ -230,6 +230,28 @@ class Mixture(Joint):
         if isinstance(self.joints, Joint):
             return Mixture(self.log_weights, self.joints._answering(visible.unsqueeze(-1 - len(self.event_shape))))
         return Mixture(self.log_weights, [j._answering(visible) for j in self.joints])
+
+
+class Averaged(Mixture):
+    """A mixture whose components are one set of parameters, drawn or estimated several times: posterior draws, or strengths of a prior.
+
+    `num_parameters` counts that set once: what the average adds, the components and their weights, follows from the rows and the prior.
+    A `Mixture` of joints with parameters of their own counts all of them, and the weights.
+
+    Example:
+        >>> from pyro_ar.tables import FullyIndependent
+        >>> draws = FullyIndependent(torch.randn(100, 3, 2))  # a hundred draws of three coins
+        >>> Averaged(torch.zeros(100), draws).num_parameters, Mixture(torch.zeros(100), draws).num_parameters
+        (3, 399)
+    """
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Averaged":
+        mixture = super().with_tensors(tensors)
+        return Averaged(mixture.log_weights, mixture.joints, validate_args=self._validate_args)
+
+    @property
+    def num_parameters(self) -> int:
+        return self._parts[0].num_parameters
 
 
 def _log_mean(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ X = torch.tensor([[0.0, 0.0]] * 15 + [[1.0, 1.0]] * 20 + [[1.0, 0.0]] * 8 + [[0.
 def fit(method, x=X, family=None, **options):
     model = Bayesian(FVSBN(2) if family is None else family, 2.0)
     options = {"num_draws": 100, "num_chains": 2, "warmup": 60, "steps": 700} | options
-    return model.fit(x, method=method, **options)
+    return model.fit(x, method=method, **{"progress": False, **options})
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_guide_of_ones_own():
 def test_hidden_cells_leave_the_prior():
     """A column that nobody saw: its weights keep their prior spread of 2."""
     visible = torch.tensor([True, False]).expand(50, 2)
-    hidden = Bayesian(FVSBN(2), 2.0).fit(X.masked_fill(~visible, math.nan), visible, method="nuts", num_draws=100, num_chains=1, warmup=60)
+    hidden = Bayesian(FVSBN(2), 2.0).fit(X.masked_fill(~visible, math.nan), visible, method="nuts", num_draws=100, num_chains=1, warmup=60, progress=False)
     mean, spread = first_bias()
     assert hidden.draws["bias"][..., 0].mean().item() == pytest.approx(mean, abs=0.5 * spread)
     assert 1.2 < hidden.draws["bias"][..., 1].std().item() < 3.0
@@ -163,7 +163,7 @@ def test_settling_and_bad_arguments():
     from pyro_ar.tables import FullTable
 
     x = torch.randint(0, 2, (20, 3)).float()
-    posterior = Bayesian(FVSBN(3)).fit(x, method="mean-field", num_draws=4, num_chains=1, steps=100)
+    posterior = Bayesian(FVSBN(3)).fit(x, method="mean-field", num_draws=4, num_chains=1, steps=100, progress=False)
     assert posterior.elbo < 0
     assert abs(posterior.elbo_change) < 1
     with pytest.raises(ValueError, match="wants a family of neural joints"):
@@ -188,3 +188,17 @@ def test_a_covariance_wants_enough_warmup(monkeypatch, warmup, full):
     with pytest.raises(Stop):
         fit("nuts", warmup=warmup)
     assert asked == [full]
+
+
+@pytest.mark.parametrize("method", ["nuts", "mean-field"])
+def test_a_bar_is_shown_unless_told(method, capsys):
+    """On standard error; a fit again for leave-one-out keeps quiet."""
+    options = {"method": method, "num_draws": 3, "num_chains": 1, "warmup": 2, "steps": 3}
+    shown = Bayesian(FVSBN(2)).fit(torch.zeros(4, 2), **options)
+    captured = capsys.readouterr()
+    assert "%|" in captured.err
+    assert captured.out == ""
+    quiet = Bayesian(FVSBN(2)).fit(torch.zeros(4, 2), progress=False, **options)
+    shown.refit(torch.zeros(3, 2))
+    assert capsys.readouterr().err == ""
+    assert all(torch.equal(shown.draws[name], quiet.draws[name]) for name in quiet.draws)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_ar import FullTable, FullyIndependent, Gaussian, IntractableError, MarkovChain, Mixture
+from pyro_ar.mixture import Averaged
 
 
 def both(components=3):
@@ -63,3 +64,15 @@ def test_impossible_evidence():
     mixture = Mixture(torch.zeros(2), FullyIndependent(torch.tensor([0.0, -math.inf]).expand(2, 3, 2)))
     with pytest.raises(ValueError, match="positive probability"):
         mixture.component_posterior(torch.ones(3))
+
+
+def test_an_average_over_draws_counts_its_parameters_once():
+    """Whatever is done to it; a mixture of joints with parameters of their own counts all of them."""
+    draws = MarkovChain(torch.randn(5, 2), torch.randn(5, 3, 2, 2))
+    average, mixture = Averaged(torch.zeros(5), draws), Mixture(torch.zeros(5), draws)
+    x = average.sample((20,))
+    assert torch.equal(average.log_prob(x), mixture.log_prob(x))
+    assert mixture.num_parameters == 5 * 7 + 4
+    for same in (average, average.expand([3]), average.with_tensors(average.tensors), Averaged(torch.zeros(2), [draws.expand([1, 5]), draws])):
+        assert isinstance(same, Averaged)
+        assert same.num_parameters == 7

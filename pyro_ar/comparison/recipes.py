@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
-from pyro_ar.mixture import Mixture
+from pyro_ar.mixture import Averaged
 from pyro_ar.nets.own_states import OwnStates
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
 from pyro_ar.tables.chow_liu import log_spanning_trees
@@ -30,7 +30,10 @@ class TableModel:
     r"""A table class with symmetric Dirichlet priors: evidence, predictive joint and leave-one-out in closed form.
 
     With several strengths the model averages over them, each with equal prior: its evidence is the mean of theirs, and its predictive
-    joint a `Mixture` weighted by them. So the data choose the strength, and no row is scored by a choice that it took part in.
+    joint an `Averaged` mixture weighted by them. So the data choose the strength, and no row is scored by a choice that it took part in.
+
+    What is counted as parameters, here and of the fitted joint alike, are the free entries of the class's tables, once: strengths and
+    their weights follow from the prior and the rows.
 
     Attributes:
         joint: `FullTable`, `FullyIndependent`, `MarkovChain`, `BayesNet` or `ChowLiuTree`.
@@ -114,7 +117,7 @@ class TableModel:
             return parts[0]
         weights = self.log_evidences(x).log_softmax(0).to(parts[0].dtype)
         kept = [i for i in range(len(parts)) if weights[i] > -14]  # 1e-6 of the weight would only cost time
-        return parts[kept[0]] if len(kept) == 1 else Mixture(weights[kept], [parts[i] for i in kept])
+        return parts[kept[0]] if len(kept) == 1 else Averaged(weights[kept], [parts[i] for i in kept])
 
     def leave_one_out(self, x: Tensor) -> Tensor:
         r"""Log p(x_i | the other rows), `(N,)`, exact: no draws, no importance weights."""

@@ -136,7 +136,7 @@ def test_folds_and_pairs():
 def test_posteriors_of_weights():
     x = truth("FVSBN").sample((40,)).detach()
     model = Bayesian(FVSBN(N), 1.5)
-    posterior = model.fit(x, method="laplace", num_draws=100, num_chains=2, steps=300)
+    posterior = model.fit(x, method="laplace", num_draws=100, num_chains=2, steps=300, progress=False)
     posterior.evidence = model.log_evidence(x, num_particles=16, num_runs=2)
     found = compare({"FVSBN": posterior, "coins": TableModel(FullyIndependent)}, x)
     assert found["FVSBN"].parameters == 15
@@ -146,7 +146,7 @@ def test_posteriors_of_weights():
     bad = found["FVSBN"].bad_k
     again = compare({"FVSBN": posterior}, x, refits=1)
     assert bad == 0 or again["FVSBN"].bad_k < bad
-    nuts = Bayesian(FVSBN(2)).fit(x[:, :2], method="nuts", num_draws=20, num_chains=2, warmup=8)
+    nuts = Bayesian(FVSBN(2)).fit(x[:, :2], method="nuts", num_draws=20, num_chains=2, warmup=8, progress=False)
     said = str(compare({"small": nuts}, x[:, :2]))
     d = nuts.diagnostics()
     assert f"small: 40 draws of NUTS, largest R-hat {d.r_hat:.3f}, smallest effective sample {d.ess_bulk:.0f} (bulk)" in said
@@ -202,7 +202,7 @@ def test_models_scored_on_different_cells_are_refused():
     with pytest.raises(ValueError, match="same cells: b and a differ"):
         compare({"a": whole, "b": hidden}, x)
     assert compare({"hid": hidden}, x, visible).best == "hid"
-    posterior = Bayesian(FVSBN(N)).fit(x, visible, method="mean-field", num_draws=20, num_chains=1, steps=20)
+    posterior = Bayesian(FVSBN(N)).fit(x, visible, method="mean-field", num_draws=20, num_chains=1, steps=20, progress=False)
     with pytest.raises(ValueError, match="draws and mc differ in 2 cells"):
         compare({"mc": TableModel(MarkovChain), "draws": posterior}, x)
     with pytest.raises(ValueError, match="draws and visible= differ"):
@@ -217,7 +217,7 @@ def test_models_scored_on_different_cells_are_refused():
 def test_notes_say_which_models_can_be_fitted_again():
     x = truth("FVSBN").sample((12,)).detach()
     draws = FullyIndependent(4.0 * torch.randn(40, N, 2))  # far too wide: bad k
-    posterior = Bayesian(FVSBN(N), 5.0).fit(x, method="mean-field", num_draws=20, num_chains=1, steps=2)
+    posterior = Bayesian(FVSBN(N), 5.0).fit(x, method="mean-field", num_draws=20, num_chains=1, steps=2, progress=False)
     found = compare({"wild": to_inference_data(draws, x), "weights": posterior}, x)
     assert found["wild"].bad_k > 0
     assert "bad in wild, which compare cannot fit again" in str(found)

@@ -309,7 +309,7 @@ def test_posteriors_are_scored_on_the_cells_they_were_fitted_to():
         to_inference_data(tables, x, visible)
     whole = to_inference_data(tables, x, torch.ones(D).bool(), num_draws=20)  # all is seen: the same as None
     assert arviz_bridge.drawn_by(whole) == "exact posterior"
-    posterior = Bayesian(FVSBN(D)).fit(x.masked_fill(~visible, math.nan), visible, method="laplace", num_draws=20, num_chains=1, steps=20)
+    posterior = Bayesian(FVSBN(D)).fit(x.masked_fill(~visible, math.nan), visible, method="laplace", num_draws=20, num_chains=1, steps=20, progress=False)
     data = to_inference_data(posterior, x.masked_fill(~visible, math.nan))
     assert arviz_bridge.drawn_by(data) == "Laplace, approximate"
     np.testing.assert_array_equal(np.isnan(group_of(data, "observed_data")["x"]), ~visible.numpy())

@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 
-from pyro_ar.comparison import NeuralModel, TableModel, chain_over, table_models
+from pyro_ar.bayesian import Bayesian
+from pyro_ar.comparison import NeuralModel, TableModel, chain_over, compare, table_models
 from pyro_ar.comparison.recipes import fit_recipe
-from pyro_ar.families import FVSBN
-from pyro_ar.mixture import Mixture
+from pyro_ar.families import FVSBN, OrderlessNADE, OverOrders
+from pyro_ar.mixture import Averaged, Mixture
 from pyro_ar.outputs import Categorical
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
@@ -206,3 +207,27 @@ def test_a_neural_model_knows_its_states():
     assert joint.log_prob(torch.cartesian_prod(torch.arange(2.0), torch.arange(4.0))).exp().sum().item() == pytest.approx(1, abs=1e-5)
     with pytest.raises(ValueError, match="takes no order"):
         NeuralModel(lambda: FVSBN(2, Categorical(4), order=[1, 0]), {"epochs": 1}, num_states=(2, 4)).fit(x)
+
+
+def test_one_number_of_parameters_everywhere():
+    """The recipe, the joint that it fits (averaged over strengths), a table of recipes, one of fitted joints, the formula."""
+    sizes = (2, 3, 2, 2, 2)
+    x = torch.stack([torch.randint(0, k, (40,)) for k in sizes], -1)
+    for name, model in table_models(sizes, (0.5, 1.0, 2.0, 4.0)).items():
+        model = model.with_states(sizes)
+        fitted = model.fit(x)
+        assert name == "full table" or isinstance(fitted, Averaged), name  # of the full table one strength may carry all the weight
+        picked = fitted.joints[0].parents if name == "Chow-Liu tree" else None
+        by_hand = sum((k - 1) * math.prod(sizes[u] for u in p) for k, p in zip(sizes, picked, strict=True)) if picked else model.num_parameters(sizes)
+        by_recipe, by_joint = compare({"m": model}, x)["m"].parameters, compare({"m": fitted}, x)["m"].parameters
+        assert fitted.num_parameters == by_recipe == by_joint == model.parameters_of(x) == by_hand, name
+    chain = table_models((2,) * 16, (1.0, 4.0))["Markov chain 3"]
+    rows = torch.randint(0, 2, (200, 16))
+    assert chain.fit(rows).num_parameters == chain.num_parameters((2,) * 16) == 2**3 - 1 + 13 * 2**3 == 111
+
+
+def test_draws_of_weights_are_counted_once():
+    posterior = Bayesian(FVSBN(3)).fit(torch.randint(0, 2, (9, 3)).float(), method="mean-field", num_draws=4, num_chains=1, steps=5, progress=False)
+    assert posterior.predictive().num_parameters == posterior.num_parameters == FVSBN(3).num_parameters == 6
+    orders = OverOrders(OrderlessNADE(3, 4), 5)
+    assert orders().num_parameters == orders.num_parameters

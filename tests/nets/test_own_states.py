@@ -93,7 +93,7 @@ def test_priors_on_the_weights_that_matter():
     model = Bayesian(Family(OwnStates(NETS["linear"](), SIZES), OUTPUT))
     assert model.num_weights == model.family.num_parameters
     x = torch.stack([torch.randint(0, k, (30,)) for k in SIZES], -1).float()
-    posterior = model.fit(x, method="laplace", num_draws=5, num_chains=1, steps=20)
+    posterior = model.fit(x, method="laplace", num_draws=5, num_chains=1, steps=20, progress=False)
     assert posterior.predictive().log_prob(values(SIZES)).exp().sum().item() == pytest.approx(1, abs=1e-4)
 
 
