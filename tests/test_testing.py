@@ -187,6 +187,18 @@ def halved_gradient(self, value):
     return log_p.detach() + 0.5 * (log_p - log_p.detach())
 
 
+def when_many(change, right=MarkovChain._log_prob):
+    """A shortcut for many rows: `change(self, right answer)` for 16 rows or more."""
+    def ask(self, x, *more):
+        answer = right(self, x, *more)
+        return change(self, answer) if x.ndim > 1 and len(x) >= 16 else answer
+    return ask
+
+
+def steep(self):
+    return torch.cat([t.flatten() for t in self.tensors.values()]).abs().amax() > 30
+
+
 def in_single_precision(self, x):
     return MarkovChain._log_prob(self, x).float()
 
@@ -214,6 +226,19 @@ BROKEN = {
     "conditionals_sum_to_log_prob": [
         lambda: broken(chain, conditional_log_prob=conditional(MarkovChain, lambda p: p * 1.001)),
         lambda: broken(chain, conditional_log_prob=conditional(MarkovChain, lambda p: p.sum(-1))),
+    ],
+    "rows_stand_alone": [
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p + 1e-6)),
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p - p.mean() + p.mean().round(decimals=4))),  # by the others
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.detach() + 0.999 * (p - p.detach()))),  # gradient alone
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p + 0.1 * steep(self))),  # extreme parameters alone
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.clamp(min=-30.0))),
+        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.exp().add(1).sub(1).log())),
+        lambda: broken(batch_of_chains, _log_prob=when_many(lambda self, p: p + 1e-6)),
+        lambda: broken(chain, _log_marginal=when_many(lambda self, p: p + 1e-6, MarkovChain._log_marginal)),
+        lambda: broken(chain, _log_marginal=when_many(lambda self, p: p.detach(), MarkovChain._log_marginal)),
+        lambda: broken(chain, conditional_log_prob=when_many(lambda self, p: p.roll(1, 0), MarkovChain.conditional_log_prob)),
+        lambda: broken(gaussian, _log_prob=when_many(lambda self, p: p * (1 + 1e-6), Gaussian._log_prob)),
     ],
     "normalises": [lambda: broken(table, log_prob=log_prob(lambda p: p + 1e-5))],
     "conditionals_normalise": [

@@ -46,6 +46,7 @@ from pyro_ar.testing.queries import (
     marginal_is_right,
     patterns_have_any_shape,
 )
+from pyro_ar.testing.rows import rows_stand_alone
 from pyro_ar.testing.shapes import (
     conditionals_sum_to_log_prob,
     expands,
@@ -67,6 +68,7 @@ CHECKS = (
     shapes_agree,
     expands,
     conditionals_sum_to_log_prob,
+    rows_stand_alone,
     normalises,
     conditionals_normalise,
     is_causal,
@@ -106,7 +108,7 @@ __all__ = [
     "given_samples_follow_log_prob", "hidden_cells_are_never_read", "hidden_cells_are_never_read_in_pyro",
     "impossible_evidence_is_refused", "infers_the_likeliest_class", "is_causal", "marginal_is_right",
     "normalises", "patterns_have_any_shape", "plates_scale", "precisions_agree", "predicts",
-    "refuses_bad_values", "refuses_bad_values_in_pyro", "refuses_wrong_shapes", "runs_nuts", "runs_on_cuda",
+    "refuses_bad_values", "refuses_bad_values_in_pyro", "refuses_wrong_shapes", "rows_stand_alone", "runs_nuts", "runs_on_cuda",
     "samples_follow_log_prob", "shapes_agree", "survives_deepcopy", "survives_pickle",
     "trace_scores_once_and_again", "trains_by_svi",
 ]

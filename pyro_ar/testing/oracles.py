@@ -20,7 +20,7 @@ from pyro_ar.checks import IntractableError
 
 __all__ = [
     "MAX_STATES", "NotApplicable", "agree", "all_completions", "all_values", "answered_patterns", "can_answer",
-    "cells", "check", "code_of", "conditionals", "device_of", "dtype_of", "first_order_of", "holds", "in_total", "is_small",
+    "cells", "check", "code_of", "conditionals", "device_of", "dtype_of", "first_order_of", "has_conditionals", "holds", "in_total", "is_small",
     "left_of", "order_of", "own_values", "per_row", "refuses", "shaped", "size_of", "states_of", "values_and_patterns",
 ]
 
@@ -161,6 +161,15 @@ def conditionals(joint: Any, x: Tensor) -> Tensor:
         return cells(joint.conditional_log_prob(x), joint)
     except IntractableError as error:
         raise NotApplicable(f"the joint has no exact conditionals: {error}") from error
+
+
+def has_conditionals(joint: Any, x: Tensor) -> bool:
+    """Whether the joint has exact conditionals."""
+    try:
+        conditionals(joint, x)
+    except NotApplicable:
+        return False
+    return True
 
 
 def own_values(joint: Any, x: Tensor, i: int, *, points: int = 3001) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from pyro_ar.testing.oracles import (
     cells,
     check,
     conditionals,
+    has_conditionals,
     holds,
     left_of,
     per_row,
@@ -37,14 +38,6 @@ __all__ = [
 ]
 
 
-def _has_conditionals(joint: Any, x: Tensor) -> bool:
-    try:
-        conditionals(joint, x)
-    except NotApplicable:
-        return False
-    return True
-
-
 @check
 def refuses_wrong_shapes(joint: Any) -> None:
     """Values and patterns of wrong shapes raise a `ValueError` that names the event or batch shape."""
@@ -56,7 +49,7 @@ def refuses_wrong_shapes(joint: Any) -> None:
         refuses(partial(joint.log_prob, bad), f"log_prob of shape {tuple(bad.shape)}", wanted)
         refuses(partial(joint.marginal(visible).log_prob, bad), f"marginal of shape {tuple(bad.shape)}", wanted)
         refuses(partial(joint.given, bad, visible), f"given of shape {tuple(bad.shape)}", wanted)
-        if _has_conditionals(joint, x):
+        if has_conditionals(joint, x):
             refuses(partial(joint.conditional_log_prob, bad), f"conditionals of shape {tuple(bad.shape)}", wanted)
     if any(k > 1 for k in batch):
         wide = x.new_zeros([k + 1 for k in batch] + list(event))
@@ -95,7 +88,7 @@ def refuses_bad_values(joint: Any) -> None:
             refuses(partial(joint.log_prob, leaf), f"log_prob with {what} in a tensor that requires gradients", *_words(joint))
             refuses(partial(joint.expand([2, 3, *joint.batch_shape]).log_prob, bad),
                     f"log_prob after expand with {what}", *_words(joint))
-            if _has_conditionals(joint, x):
+            if has_conditionals(joint, x):
                 refuses(partial(joint.conditional_log_prob, bad), f"conditionals with {what}", *_words(joint))
             visible = torch.zeros(cells(x, joint).shape[-1], dtype=torch.bool, device=x.device)
             visible[i] = True
@@ -160,7 +153,7 @@ def accepts_all_number_types(joint: Any) -> None:
         given = joint.given(same, visible)
         agree(given.log_prob(same), joint.given(x, visible).log_prob(x), f"given of {kind}")
         holds(given.sample().is_floating_point(), "completions must be floating")
-        if _has_conditionals(joint, x):
+        if has_conditionals(joint, x):
             agree(conditionals(joint, same), conditionals(joint, x), f"conditional_log_prob of {kind}")
 
 
