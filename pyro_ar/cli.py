@@ -94,8 +94,9 @@ def occlusion(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that work at the same time; the results are the same.",
                                                 show_default="one per core, 4 at most")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show all tables, which are in report.txt too.")] = False,
 ) -> int:
-    """Train classifiers on whole images, hide pixels, and see how p(class | visible pixels) holds up."""
+    """Train classifiers on whole images or rows, hide pixels or cells, and see how p(class | what is visible) holds up."""
     require(reference in MODELS, f"--reference must be one of {', '.join(MODELS)}", reference)
     loaded, test_rows = _load(dataset, label, rows, binary, official=folds is None)
     shuffles = (1,) if test_rows else (1, 2)
@@ -114,10 +115,12 @@ def occlusion(
               "the same command goes on from there.", file=sys.stderr)
         return 130
     written = report.write(plan, units, out, reference=reference)
-    screen.print(report.tables(plan, units, reference=reference), highlight=False)
+    if full:
+        screen.print(report.tables(plan, units, reference=reference), highlight=False)
     if before:
-        screen.print(f"\n{before} of {len(units)} units were there from an earlier run; --fresh starts over.", highlight=False)
-    screen.print(f"\nWritten: {', '.join(map(str, [results.path, *written]))}", highlight=False, soft_wrap=True)
+        screen.print(f"{before} of {len(units)} units were there from an earlier run; --fresh starts over.", highlight=False)
+    screen.print()
+    screen.print(report.screen(plan, units, [results.path, *written], width=screen.width), highlight=False)
     return 0
 
 
@@ -127,11 +130,15 @@ def _say_plan(screen: Console, plan: Plan, out: Path, chosen: bool) -> None:
                  highlight=False, soft_wrap=True)
     for note in filter(None, (*plan.data.notes, plan.data.hidden_cells)):
         screen.print(note, highlight=False, soft_wrap=True)
+    for reason in plan.dropped.values():
+        screen.print(f"left out: {reason}", highlight=False, soft_wrap=True)
+    if plan.data.image_shape is None and plan.hidden_counts:
+        screen.print(f"of the {plan.data.x.shape[1]} cells {', '.join(map(str, plan.hidden_counts))} are hidden at random", highlight=False, soft_wrap=True)
     if not chosen:
         return
-    for name, reason in plan.unfit_models.items():
-        if reason and MODELS[name].usual(plan.data):
-            screen.print(f"without {name}: {reason}", highlight=False, soft_wrap=True)
+    unfit = {name: reason for name, reason in plan.unfit_models.items() if reason and MODELS[name].usual(plan.data)}
+    for reason in dict.fromkeys(unfit.values()):
+        screen.print(f"without {', '.join(name for name in unfit if unfit[name] == reason)}: {reason}", highlight=False, soft_wrap=True)
     others = [name for name in fitting(plan.data) if name not in (plan.models or ())]
     if others:
         screen.print(f"without {', '.join(others)}: they take longer; --models all runs them too", highlight=False, soft_wrap=True)

@@ -89,9 +89,15 @@ def test_occlusion_run_and_rerun(capsys, tmp_path):
     assert "2 models, 2 splits, 3 occlusions" in first
     assert "Accuracy, %" in first
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["examples.png", "levels.png", "reliability.png", "results.csv", "results.json", "shapes.png", "summary.json"]
+    assert names == ["examples.png", "levels.png", "reliability.png", "report.txt", "results.csv", "results.json", "shapes.png", "summary.json"]
     assert cli.main(["occlusion", *SMALL, "--out", str(out)]) == 0
     again = capsys.readouterr().out
+    assert len(first.splitlines()) <= 40
+    assert "Calibration error" not in first
+    assert "Most accurate: Gaussian" in first
+    assert cli.main(["occlusion", *SMALL, "--out", str(out), "--full"]) == 0
+    assert "Calibration error" in capsys.readouterr().out
+    assert "Calibration error" in (out / "report.txt").read_text()
     assert "4 of 4 units were there from an earlier run" in again
     assert "other settings (data" in refused(capsys, "occlusion", *SMALL, "--binary", "--out", str(out))
     binary = ["occlusion", *SMALL, "--occlusions", "random-50", "--binary", "--out", str(out)]
@@ -99,6 +105,22 @@ def test_occlusion_run_and_rerun(capsys, tmp_path):
     assert "digits (binary): 200 rows of 64 variables (8x8), 2 states" in capsys.readouterr().out
     (out / "results.json").write_text((out / "results.json").read_text()[:-30])
     assert "is torn" in refused(capsys, *binary)
+
+
+def test_a_table_of_rows_is_no_image_and_hides_no_share_twice(capsys, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 4)) + np.repeat([[0.0], [2.0]], 30, axis=0)
+    file = tmp_path / "table.csv"
+    file.write_text("a,b,c,d,kind\n" + "".join(f"{','.join(f'{v:.4f}' for v in row)},{int(i >= 30)}\n" for i, row in enumerate(rows)))
+    out = tmp_path / "out"
+    assert cli.main(["occlusion", "--data", str(file), "--label", "kind", "--seeds", "1", "--folds", "2", "--models", "Gaussian,logistic (mean)", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "left out: 90 % at random hides all 4 cells" in said
+    assert "of the 4 cells 0, 1, 2, 3 are hidden at random" in said
+    assert "2 models, 2 splits, 4 occlusions" in said
+    assert len(said.splitlines()) <= 40
+    left = [word for text in (said, (out / "report.txt").read_text(), (out / "results.csv").read_text()) for word in ("pixel", "images")
+            if word in text.lower()]
+    assert left == []
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):

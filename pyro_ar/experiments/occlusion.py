@@ -80,7 +80,7 @@ def one_unit(plan: Plan, key: Key) -> dict[str, Any]:
 def _fit_and_answer(plan: Plan, seed: int, fold: int, model: str) -> dict[str, Any]:
     train, test = plan.split(seed, fold)
     x, y = plan.data.x if is_large(plan.data) else plan.data.x.double(), plan.labels
-    unit: dict[str, Any] = {"model": model, "seed": seed, "fold": fold, "rows": len(test)}
+    unit: dict[str, Any] = {"model": model, "seed": seed, "fold": fold, "rows": len(test), "training_rows": len(train)}
     start = time.process_time()
     try:
         classifier = _fitted(fresh(model, plan.data), x[train], y[train], plan.data.visible, train)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_ar.experiments import occlusions
@@ -21,6 +22,8 @@ from pyro_ar.plots import Series, Tile, curves, dots, image_rows, posterior_pane
 __all__ = ["draw"]
 
 SEEN = "what is seen"
+GREY = "0.88"
+CHANCE = "Grey: the calibration error that calibrated answers would show by chance, from model to model."
 NOTE_WIDTH = 190  # letters of a line of notes
 RELIABLE = 3  # levels in the reliability diagram: the hardest ones
 
@@ -36,22 +39,41 @@ def draw(plan: Plan, units: Units, *, reference: str = REFERENCE) -> dict[str, F
     return _scores(plan, units, what) | _differences(plan, units, what, reference) | _reliability(units, what) | _images(plan, units, what)
 
 
+def _words(plan: Plan) -> tuple[str, str]:
+    """What rows and their cells are called."""
+    return ("images", "pixels") if plan.data.image_shape else ("rows", "cells")
+
+
 def _scores(plan: Plan, units: Units, what: str) -> dict[str, Figure]:
     """`levels.png` and `shapes.png`."""
     summary = summarise(units)
-    names = used(summary)
-    said = (f"{spread(plan, summary)} The same cells are hidden for all models.", _missing(summary), notes(plan, summary))
+    names, (things, cells) = used(summary), _words(plan)
+    said = (f"{spread(plan, summary)} The same {cells} are hidden for all models. {CHANCE}", _missing(summary), notes(plan, summary))
     note = "\n".join(textwrap.fill(text, NOTE_WIDTH) for text in said if text)
     figures = {}
     levels, shapes = occlusions.levels(names), occlusions.shapes(names)
     if len(levels) > 1:
         x = [100 * (OCCLUSIONS[name].level or 0) for name in levels]
-        figures["levels.png"] = curves(_panels(summary, levels), x, x_label="pixels hidden at random (%)",
-                                       title=f"Classifying images with hidden pixels ({what})", note=note)
+        figures["levels.png"] = curves(_panels(summary, levels), x, x_label=f"{cells} hidden at random (%)",
+                                       title=f"Classifying {things} with hidden {cells} ({what})", note=note)
+        low, high = _chance(summary, levels)
+        _calibration_axis(figures["levels.png"]).fill_between(x, low, high, color=GREY, linewidth=0, zorder=0)
     if shapes:
         figures["shapes.png"] = dots(_panels(summary, shapes), [OCCLUSIONS[name].label for name in shapes], y_label="what is hidden",
-                                     title=f"Classifying images with a part hidden ({what})", note=note)
+                                     title=f"Classifying {things} with a part hidden ({what})", note=note)
+        low, high = _chance(summary, shapes)
+        _calibration_axis(figures["shapes.png"]).barh(range(len(shapes)), np.subtract(high, low), left=low, height=0.8, color=GREY, zorder=0)
     return figures
+
+
+def _chance(summary: Summary, names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Of each occlusion the least and the largest floor of the calibration error among the models, %."""
+    floors = [[SCALE["calibration"] * cells[name].floor for cells in summary.values() if name in cells and not cells[name].reason] or [math.nan] for name in names]
+    return [min(some) for some in floors], [max(some) for some in floors]
+
+
+def _calibration_axis(figure: Figure) -> Axes:
+    return figure.axes[METRICS.index("calibration")]
 
 
 def _differences(plan: Plan, units: Units, what: str, reference: str) -> dict[str, Figure]:
@@ -66,17 +88,18 @@ def _differences(plan: Plan, units: Units, what: str, reference: str) -> dict[st
     compared = {model: itself if model == reference else compared.get(model, {}) for model in summarise(units)}
     panels = {AWAY[metric].format(reference): series for metric, series in zip(AXES, _panels(compared, levels).values(), strict=True) if metric in AWAY}
     near = {label: _near(series, *line) for (label, series), line in zip(panels.items(), NEAR, strict=True)}
-    note = (f"{spread(plan, compared)} Differences on the same rows with the same cells hidden.\n"
+    cells = _words(plan)[1]
+    note = (f"{spread(plan, compared)}\nDifferences on the same rows with the same {cells} hidden. "
             "Lines that leave the picture are far worse: the tables have their numbers.")
-    return {"differences.png": curves(panels, x, x_label="pixels hidden at random (%)", title=f"Compared with {reference} ({what})", note=note,
+    return {"differences.png": curves(panels, x, x_label=f"{cells} hidden at random (%)", title=f"Compared with {reference} ({what})", note=note,
                                       limits=near)}
 
 
 def _near(series: Mapping[str, Series], worst: float, best: float) -> tuple[float, float]:
-    """Limits of the vertical axis: what is better than the reference is shown whole, what is worse as far as `worst`."""
-    values = np.concatenate([np.array(line.values) for line in series.values()])
+    """Limits of the vertical axis: what is better than the reference is shown whole with its error, what is worse as far as `worst`."""
     sign = math.copysign(1.0, best)
-    best = sign * max(abs(best), 1.1 * float(np.nanmax(sign * values)))
+    ends = np.concatenate([sign * np.array(line.values) + np.array(line.errors) for line in series.values()])
+    best = sign * max(abs(best), 1.1 * float(np.nanmax(ends)))
     return min(worst, best), max(worst, best)
 
 

@@ -15,12 +15,22 @@ from pyro_ar.experiments import occlusions
 from pyro_ar.experiments.lineup import MODELS, REFERENCE, note_of
 from pyro_ar.experiments.occlusions import OCCLUSIONS
 from pyro_ar.experiments.plan import Plan
-from pyro_ar.experiments.scoring import FLOOR, METRICS, Cell, Summary, Units, differences, merge_reasons, summarise
+from pyro_ar.experiments.scoring import (
+    BINS,
+    FLOOR,
+    METRICS,
+    Cell,
+    Summary,
+    Units,
+    differences,
+    merge_reasons,
+    summarise,
+)
 
-__all__ = ["DIGITS", "SCALE", "Cost", "costs", "notes", "spread", "tables", "used"]
+__all__ = ["DIGITS", "SCALE", "Cost", "costs", "notes", "pooling", "spread", "tables", "used"]
 
 TITLES = {"accuracy": "Accuracy, %: higher is better", "log_score": "Log score, -log p(true class), in nats: lower is better",
-          "calibration": "Calibration error, %: lower is better"}
+          "calibration": "Calibration error, % (in brackets: by chance, were the answers calibrated): lower is better"}
 PAIRED = {"accuracy": "Accuracy minus that of {}, points",
           "log_score": "Log score minus that of {}, nats: above 0 is worse"}
 SCALE = {"accuracy": 100.0, "log_score": 1.0, "calibration": 100.0}
@@ -117,9 +127,12 @@ def _text(cell: Cell | None, metric: str, reasons: Sequence[str], best: bool, si
         return Text(f"none ({number})", style="italic")
     digits, scale = DIGITS[metric], SCALE[metric]
     text = f"{scale * cell.mean[metric]:{'+' if signed else ''}.{digits}f}"
-    error = scale * cell.error[metric]
     # The leading zero of the error goes, so that seven columns fit into 80 characters.
-    text += f"±{error:.{digits}f}".replace("±0.", "±.") if math.isfinite(error) else ""
+    if metric in cell.error:
+        error = scale * cell.error[metric]
+        text += f"±{error:.{digits}f}".replace("±0.", "±.") if math.isfinite(error) else ""
+    elif math.isfinite(cell.floor):
+        text += f"({scale * cell.floor:.{digits}f})".replace("(0.", "(.")
     return Text(text, style="bold" if best else "")
 
 
@@ -146,13 +159,20 @@ def spread(plan: Plan, summary: Summary) -> str:
     """What ± means."""
     splits = max((cell.splits for row in summary.values() for cell in row.values()), default=0)
     if plan.folds > 1:
-        return f"Mean ± standard error over {splits} splits."
-    return f"± is the standard error over the {plan.test_rows} test rows: binomial for the accuracy."
+        return (f"Mean ± standard error over {splits} splits, corrected for the rows that they share (Nadeau and Bengio 2003): "
+                "it covers other training and test rows.")
+    return f"± is the standard error over the {plan.test_rows} test rows (binomial for the accuracy); it leaves out other training rows."
+
+
+def pooling(plan: Plan) -> str:
+    """What the calibration error is, and the number beside it."""
+    rows = f"the {plan.test_rows} test rows" if plan.folds == 1 else "all rows, each answered once" + (", mean of the shuffles" if len(plan.seeds) > 1 else "")
+    return f"Calibration error: over {rows}, in {BINS} bins; in brackets what answers with these confidences would show by chance if they were calibrated."
 
 
 def _footnotes(plan: Plan, summary: Summary, reasons: Sequence[str]) -> Iterable[Text]:
     cells = [cell for row in summary.values() for cell in row.values()]
-    yield Text(f"\n{spread(plan, summary)} In a terminal the best of each column is bold. The same cells are hidden for all models. "
+    yield Text(f"\n{spread(plan, summary)} {pooling(plan)} In a terminal the best of each column is bold. The same cells are hidden for all models. "
                "Costs are CPU seconds of one fit, and CPU milliseconds of an answer, mean over all that is answered.")
     if text := notes(plan, summary):
         yield Text(text)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from pyro_ar import visible
 
-__all__ = ["OCCLUSIONS", "Occlusion", "labels", "levels", "shapes", "usual"]
+__all__ = ["OCCLUSIONS", "Occlusion", "hidden", "labels", "levels", "shapes", "usual"]
 
 LARGE = 400  # cells of an image
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95)
@@ -59,6 +59,11 @@ def usual(image_shape: tuple[int, ...] | None, cells: int) -> tuple[str, ...]:
     """The names that a data set gets unless told otherwise."""
     some = USUAL[cells >= LARGE]
     return tuple(name for name, o in OCCLUSIONS.items() if (image_shape is not None if o.level is None else o.level in some))
+
+
+def hidden(name: str, event: tuple[int, ...]) -> int:
+    """How many cells it hides of a row."""
+    return int((~OCCLUSIONS[name].make(event, 1, Generator())).sum())
 
 
 def levels(names: Sequence[str]) -> list[str]:

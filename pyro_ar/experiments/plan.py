@@ -1,9 +1,10 @@
 r"""What an occlusion experiment is to do: data, splits, models and occlusions, checked when the plan is made."""
 
 import hashlib
+import math
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,12 @@ class Plan:
         occlusions: Names from `OCCLUSIONS`; None: the usual ones of such data.
         test_rows: How many of the last rows are an official test part; 0: folds.
 
+    Attributes:
+        dropped: Occlusions left out, and why: they hide every cell of such rows, or the same cells as another.
+
     Raises:
-        ValueError: An unknown name, a model or occlusion that does not fit the data, no labels, one class only, or
-            a class with fewer rows than folds.
+        ValueError: An unknown name, a model or occlusion that does not fit the data, no labels, one class only,
+            a class with fewer rows than folds, or no occlusion that is left.
     """
 
     data: Dataset
@@ -45,6 +49,7 @@ class Plan:
     models: tuple[str, ...] | None = None
     occlusions: tuple[str, ...] | None = None
     test_rows: int = 0
+    dropped: Mapping[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         data, seeds = self.data, self.seeds
@@ -58,7 +63,11 @@ class Plan:
         shape = "" if data.image_shape and min(data.image_shape) >= 2 else "the rows are no images"
         unfit = {name: "" if o.level is not None else shape for name, o in OCCLUSIONS.items()}
         usual = hiding.usual(data.image_shape, data.x.shape[1])
-        object.__setattr__(self, "occlusions", _choose("occlusion", self.occlusions, unfit, usual, data.name))
+        wanted = _choose("occlusion", self.occlusions, unfit, usual, data.name)
+        dropped = _dropped(self.event_shape, wanted)
+        object.__setattr__(self, "dropped", dropped)
+        object.__setattr__(self, "occlusions", tuple(name for name in wanted if name not in dropped))
+        require(len(self.occlusions or ()) > 0, f"{data.name}: no occlusion is left", "; ".join(dropped.values()))
 
     def _check_splits(self) -> None:
         name, train = self.data.name, self.labels[:len(self.labels) - self.test_rows]
@@ -87,6 +96,11 @@ class Plan:
         return self.data.image_shape or (self.data.x.shape[1],)
 
     @property
+    def hidden_counts(self) -> tuple[int, ...]:
+        """How many cells the random levels hide."""
+        return tuple(hiding.hidden(name, self.event_shape) for name in hiding.levels(self.occlusions or ()))
+
+    @property
     def units(self) -> list[tuple[int, int, str]]:
         """(seed, fold, model), model fastest: an interrupted run has whole splits."""
         return [(s, f, m) for s in self.seeds for f in range(self.folds) for m in self.models or ()]
@@ -105,7 +119,7 @@ class Plan:
             "models": models,
             "occlusions": {name: OCCLUSIONS[name].label for name in self.occlusions or ()},
             "log score": f"at most {FLOOR:g} nats per row",
-            "calibration": f"{BINS} equal bins",
+            "calibration": f"{BINS} equal bins, over the folds of a shuffle together",
         }
 
     def split(self, seed: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +147,22 @@ def _choose(what: str, wanted: Sequence[str] | None, unfit: Mapping[str, str], u
     for name in wanted:
         require(not unfit[name], f"{what} {name!r} does not fit {data}: {unfit[name]}")
     return tuple(name for name in unfit if name in wanted)
+
+
+def _dropped(event: tuple[int, ...], names: Sequence[str]) -> dict[str, str]:
+    """Occlusions that say nothing, by name: all cells hidden, or as many at random (or the very same) as by another one before."""
+    cells = math.prod(event)
+    said: dict[tuple[int, bytes], str] = {}
+    found = {}
+    for name in names:
+        o, count = OCCLUSIONS[name], hiding.hidden(name, event)
+        pattern = b"" if o.level is not None else o.make(event, 1, Generator()).numpy().tobytes()
+        before = said.setdefault((count, pattern), o.label)
+        if count == cells:
+            found[name] = f"{o.label} hides all {cells} cells"
+        elif before != o.label:
+            found[name] = f"{o.label} hides {count} of {cells} cells, as {before} does"
+    return found
 
 
 def describe(classifier: Any) -> str:

@@ -50,6 +50,33 @@ def test_what_the_shapes_hide():
     assert hidden == {"left": 32, "right": 32, "top": 32, "bottom": 32, "centre": 16, "border": 48, "stripes": 32}
 
 
+@pytest.mark.parametrize(("cells", "kept", "said"), [
+    (4, ["random-0", "random-25", "random-50", "random-75"], {"random-90": "90 % at random hides all 4 cells"}),
+    (2, ["random-0", "random-50"], {"random-25": "25 % at random hides 0 of 2 cells, as 0 % at random does",
+                                    "random-75": "75 % at random hides all 2 cells", "random-90": "90 % at random hides all 2 cells"}),
+    (13, ["random-0", "random-25", "random-50", "random-75", "random-90"], {}),
+])
+def test_shares_that_say_nothing_new_are_dropped(cells, kept, said):
+    few = data.Dataset("few", torch.randn(40, cells, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2)
+    plan = Plan(few)
+    assert list(plan.occlusions) == kept
+    assert plan.dropped == said
+    assert list(plan.settings()["occlusions"]) == kept
+    hidden = [int((~plan.pattern(name, 1, 0, 3)).sum(1).unique()) for name in kept]
+    assert list(plan.hidden_counts) == hidden == sorted(set(hidden))
+    assert max(hidden) < cells
+
+
+def test_shapes_that_hide_all_or_the_same_are_dropped():
+    tiny = data.Dataset("tiny", torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2, None, (2, 2))
+    plan = Plan(tiny)
+    assert plan.dropped["border"] == "border hides all 4 cells"
+    patterns = [plan.pattern(name, 1, 0, 1) for name in plan.occlusions if OCCLUSIONS[name].level is None]
+    assert len({tuple(p.flatten().tolist()) for p in patterns}) == len(patterns) >= 3
+    with pytest.raises(ValueError, match="tiny: no occlusion is left; got 'border hides all 4 cells'"):
+        Plan(tiny, occlusions=("border",))
+
+
 def test_names_are_forgiving_about_case_and_order():
     plan = Plan(data.digits(), models=("gaussian", "INDEPENDENT"), occlusions=("left", "random-0"))
     assert plan.models == ("independent", "Gaussian")
