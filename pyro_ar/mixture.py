@@ -123,7 +123,8 @@ class Mixture(Joint):
             marginal = self.marginal(visible)
             x = self._check_value(x, marginal.visible)
             answer = marginal._answering._component_log_marginal(x, marginal.visible.expand(x.shape))
-        return answer + self._log_weights()
+        left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+        return (answer + self._log_weights()).expand(*left, -1)
 
     def component_posterior(self, x: Tensor, visible: Tensor | None = None) -> Categorical:
         r"""p(m | x_visible), a `Categorical` of batch shape `sample + batch`.
@@ -189,7 +190,7 @@ class Mixture(Joint):
             mine = choice == m
             if joint.batch_shape:
                 x = torch.where(self._wide(mine), joint.expand(self.batch_shape)._sample(shape).to(x), x)
-            else:
+            elif bool(mine.any()):
                 x[mine] = joint._sample(Size([int(mine.sum())])).to(x)
         return x
 
@@ -199,12 +200,13 @@ class Mixture(Joint):
         event = len(self.event_shape)
         if isinstance(self.joints, Joint):
             shape = (*x.shape[: x.ndim - event], self.log_weights.shape[-1], *self.event_shape)
-            return self._select(self.joints._complete(*(v.unsqueeze(-1 - event).expand(shape) for v in (x, visible))), choice)
+            chosen = self._wide(torch.nn.functional.one_hot(choice, shape[-1 - event]).bool())
+            return self._select(_complete_where(chosen, self.joints, *(v.unsqueeze(-1 - event).expand(shape) for v in (x, visible))), choice)
         done = x.clone()
         for m, joint in enumerate(self.joints):
             mine = choice == m
             if joint.batch_shape:
-                done = torch.where(self._wide(mine), joint._complete(x, visible), done)
+                done = torch.where(self._wide(mine), _complete_where(self._wide(mine), joint, x, visible), done)
             elif bool(mine.any()):
                 done[mine] = joint._complete(x[mine], visible[mine])
         return done
@@ -252,6 +254,12 @@ class Averaged(Mixture):
     @property
     def num_parameters(self) -> int:
         return self._parts[0].num_parameters
+
+
+def _complete_where(chosen: Tensor, joint: Joint, x: Tensor, visible: Tensor) -> Tensor:
+    """Completions by the joint, of the rows that chose it alone: others may have evidence that it excludes, and are shown nothing."""
+    visible = visible & chosen
+    return joint._complete(torch.where(visible, x, 0), visible)
 
 
 def _log_mean(x: Tensor) -> Tensor:

@@ -83,8 +83,10 @@ class Transformed(Joint):
         return self.joint.num_parameters + getattr(self.transform, "num_parameters", 0)
 
     def conditional_log_prob(self, x: Tensor) -> Tensor:
-        z, log_slope = self._back(self._check_value(x))
-        return self.joint.conditional_log_prob(z) + log_slope
+        x = self._check_value(x)
+        z, log_slope = self._back(x)
+        shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)
+        return (self.joint.conditional_log_prob(z) + log_slope).expand(shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         return self.transform(self.joint.expand(self.batch_shape).rsample(sample_shape))

@@ -13,6 +13,7 @@ from torch import Size
 from pyro_ar.checks import IntractableError
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.joint import Given, Joint, Marginal
+from pyro_ar.mixture import Mixture
 from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
 from pyro_ar.testing import CHECKS, NotApplicable, goodness
 
@@ -40,6 +41,10 @@ def forbidding_table():
 def gaussian():
     root = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-0.6, 0.4, 0.7]])
     return Gaussian(torch.tensor([0.5, -1.0, 2.0]), root @ root.mT)
+
+
+def mixture():
+    return Mixture(torch.tensor([0.3, -0.5]), batch_of_chains())
 
 
 def broken(make, **changes):
@@ -222,6 +227,12 @@ BROKEN = {
         lambda: broken(chain, expand=through_torch),
         lambda: broken(chain, expand=without_validation),
         lambda: broken(chain, expand=in_place),
+        lambda: broken(chain, conditional_log_prob=lambda self, x: chain().conditional_log_prob(x)),
+        lambda: broken(batch_of_chains, conditional_log_prob=lambda self, x: MarkovChain(
+            *self.tensors.values()).conditional_log_prob(x)),
+        lambda: broken(mixture, component_log_joint=lambda self, *asked: Mixture(self.log_weights, self.joints)
+                       .component_log_joint(*asked)),
+        lambda: broken(chain, _spread=lambda self, answer, x: answer, marginal=lambda self, v: chain().marginal(v)),
     ],
     "conditionals_sum_to_log_prob": [
         lambda: broken(chain, conditional_log_prob=conditional(MarkovChain, lambda p: p * 1.001)),

@@ -171,3 +171,13 @@ def test_values_outside_the_image_are_refused():
 def test_refusals(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_conditionals_of_an_expanded_joint_have_its_shape(batch):
+    joint = Transformed(gaussian(*batch), ExpTransform())
+    x = torch.rand(3) + 0.5
+    for left in ((3, *batch), (4, 3, *batch)):
+        answer = joint.expand(left).conditional_log_prob(x)
+        assert answer.shape == (*left, 3)
+        torch.testing.assert_close(answer.sum(-1), joint.log_prob(x).expand(left))

@@ -2,21 +2,25 @@
 
 import math
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from torch import Size
+from torch import Size, Tensor
 
 from pyro_ar.testing.oracles import (
     agree,
+    answered_patterns,
     check,
     conditionals,
     device_of,
     dtype_of,
+    has_conditionals,
     holds,
     order_of,
     refuses,
+    shaped,
 )
 
 __all__ = ["conditionals_sum_to_log_prob", "expands", "shapes_agree"]
@@ -63,7 +67,7 @@ def conditionals_sum_to_log_prob(joint: Any) -> None:
 
 @check
 def expands(joint: Any) -> None:
-    """`expand` takes a list or a Size, gives a new joint that keeps its queries and its validation."""
+    """`expand` takes a list or a Size, gives a new joint that keeps its validation; all its answers have the new shape."""
     batch, event = joint.batch_shape, joint.event_shape
     for shape in ([4, *batch], Size((2, 3, *batch))):
         wide = joint.expand(shape)
@@ -83,5 +87,32 @@ def expands(joint: Any) -> None:
         visible = torch.ones(event, dtype=torch.bool, device=device_of(joint))
         agree(wide.marginal(visible).log_prob(x), joint.log_prob(x), "marginal of the expanded joint")
         holds(wide.given(one, visible).sample().shape == Size(shape) + event, "given of the expanded joint has a wrong shape")
+        _answers_expand(joint, wide)
     if batch:
         refuses(lambda: joint.expand([batch[0] + 1, *batch[1:]] if batch[0] != 1 else []), "expand to a shape that does not fit")
+
+
+def _answers_expand(joint: Any, wide: Any) -> None:
+    """All answers of the expanded joint, also for values that lack its dimensions, are those of the joint, written out."""
+    one, new = joint.sample(), wide.batch_shape
+    bare = one[(0,) * len(joint.batch_shape)]
+    visible = shaped(answered_patterns(joint, one, count=0)[-1], joint)
+    asks: dict[str, tuple[Callable[[Any, Tensor], Tensor], Size]] = {
+        "marginal": (lambda p, x: p.marginal(visible).log_prob(x), Size()),
+        "given": (lambda p, x: p.given(x, visible).log_prob(x), Size()),
+        "log_evidence of given": (lambda p, x: p.given(x, visible).log_evidence, Size()),
+    }
+    if has_conditionals(joint, one):
+        asks["conditional_log_prob"] = (lambda p, x: p.conditional_log_prob(x), joint.event_shape)
+    if hasattr(joint, "component_log_joint"):
+        components = joint.component_log_joint(one).shape[-1:]
+        asks["component_log_joint"] = (lambda p, x: p.component_log_joint(x), components)
+        asks["component_log_joint under a pattern"] = (lambda p, x: p.component_log_joint(x, visible), components)
+    extra = [1] * (len(new) - len(joint.batch_shape))
+    for x in (one, bare, one.expand(5, *extra, *one.shape)):
+        left = torch.broadcast_shapes(x.shape[: x.ndim - len(joint.event_shape)], new)
+        for what, (ask, right) in asks.items():
+            answer = ask(wide, x)
+            holds(answer.shape == left + right, f"{what} of expand({tuple(new)}) for {tuple(x.shape)} has shape {tuple(answer.shape)}")
+            agree(answer, ask(joint, x).expand(answer.shape), f"{what} of the expanded joint")
+        holds(wide.given(x, visible).sample((2,)).shape == (2, *left, *joint.event_shape), "given.sample of the expanded joint")
