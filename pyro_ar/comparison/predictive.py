@@ -18,7 +18,7 @@ from pyro_ar.checks import require
 from pyro_ar.comparison.pointwise import cells, check_finite, model_log_likelihood, pointwise_log_likelihood
 from pyro_ar.joint import Joint
 from pyro_ar.tables import ChowLiuTree, TablePosterior
-from pyro_ar.tables.counts import block_counts, check_data
+from pyro_ar.tables.counts import check_data, table_counts
 
 __all__ = ["Loo", "arviz_comparison", "guide_draws", "loo", "refit_bad", "to_inference_data"]
 
@@ -163,8 +163,8 @@ def _check_counts(posterior: TablePosterior, x: Tensor) -> None:
     if tuple(x.shape[1:]) != (len(sizes),) or bool(x.isnan().any()):
         return
     states, _ = check_data(x, sizes)
-    for block, found in zip(posterior._joint._blocks(sizes, **posterior._structure), posterior.dirichlets, strict=True):
-        prior = found.concentration.double() - block_counts(block, states, sizes).flatten(-len(block.children)).to(found.concentration.device)
+    for blocks, found in zip(posterior._joint._sharing(sizes, **posterior._structure), posterior.dirichlets, strict=True):
+        prior = found.concentration.double() - table_counts(blocks, states, sizes).flatten(-len(blocks[0].children)).to(found.concentration.device)
         # Other rows differ by whole counts, rounding by far less.
         same = bool(prior.min() > -0.25) and bool(prior.max() - prior.min() < 0.5)
         require(same, f"the table posterior must be scored on the rows it was conditioned on: less the counts of these {len(x)} rows its "

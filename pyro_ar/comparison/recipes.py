@@ -20,7 +20,7 @@ from pyro_ar.mixture import Averaged
 from pyro_ar.nets.own_states import OwnStates
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
 from pyro_ar.tables.chow_liu import log_spanning_trees
-from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of
+from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of, table_counts
 
 __all__ = ["NeuralModel", "TableModel", "chain_over", "fit_recipe"]
 
@@ -122,6 +122,7 @@ class TableModel:
     def leave_one_out(self, x: Tensor) -> Tensor:
         r"""Log p(x_i | the other rows), `(N,)`, exact: no draws, no importance weights."""
         states, sizes = check_data(x, self.num_states)
+        sizes = self.joint._sizes(sizes, dict(self.structure))
         unique, inverse = states.unique(dim=0, return_inverse=True)
         each = torch.stack([self._without(unique, states, sizes, prior) for prior in self._priors])  # (S, U)
         total = self.log_evidences(x)[:, None]
@@ -131,10 +132,23 @@ class TableModel:
         """Log evidence less that without one such row, of each distinct row."""
         if self.joint is ChowLiuTree and "parents" not in self.structure:
             return _trees_without(unique, states, sizes, prior["equivalent_sample_size"])
-        blocks = self.joint._blocks(sizes, **self.structure)
         both = {"concentration": None, "equivalent_sample_size": None} | prior
-        return sum((_block_without(b, unique, states, sizes, concentration_of(b, sizes, **both)) for b in blocks),
-                   torch.zeros(len(unique), dtype=torch.float64))
+        total = torch.zeros(len(unique), dtype=torch.float64)
+        for blocks in self.joint._sharing(sizes, **self.structure):
+            alpha = concentration_of(blocks[0], sizes, **both)
+            if len(blocks) == 1:
+                total += _block_without(blocks[0], unique, states, sizes, alpha)
+            else:
+                total += _table_without(blocks, unique, states, sizes, alpha)
+        return total
+
+
+def _table_without(blocks: Sequence[Block], unique: Tensor, states: Tensor, sizes: tuple[int, ...], alpha: float) -> Tensor:
+    """As `_block_without`, in a table that a row enters several times."""
+    counts = table_counts(blocks, states, sizes)
+    whole = log_evidence_of(blocks[0], counts, alpha)
+    each = [table_counts(blocks, row[None], sizes) for row in unique]
+    return whole - torch.stack([log_evidence_of(blocks[0], counts - own, alpha) for own in each])
 
 
 def _block_without(block: Block, unique: Tensor, states: Tensor, sizes: tuple[int, ...], alpha: float) -> Tensor:

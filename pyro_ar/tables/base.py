@@ -16,13 +16,13 @@ from pyro_ar.checks import require
 from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
     Block,
-    block_counts,
     check_data,
     check_weights,
     concentration_of,
     count_block,
     log_evidence_of,
     relative,
+    table_counts,
 )
 from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
 from pyro_ar.tables.incomplete import expected_counts
@@ -84,10 +84,20 @@ class TableJoint(Joint, abc.ABC):
         """The keyword arguments of `_blocks` that make this joint."""
 
     @classmethod
-    def _layout(cls, num_states: Sequence[int], structure: dict[str, Any]) -> list[Block]:
+    def _sharing(cls, num_states: Sequence[int], **structure: Any) -> list[list[Block]]:
+        """The blocks by the table that they share; each has its own unless a class says otherwise."""
+        return [[block] for block in cls._blocks(num_states, **structure)]
+
+    @classmethod
+    def _sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
+        """The states of each variable, from those that were seen or told."""
+        return tuple(num_states)
+
+    @classmethod
+    def _layout(cls, num_states: Sequence[int], structure: dict[str, Any]) -> list[list[Block]]:
         unknown = sorted(set(structure) - set(cls._options))
         require(not unknown, f"{cls.__name__} takes {' and '.join(cls._options) or 'no further argument'}", *unknown)
-        return cls._blocks(num_states, **structure)
+        return cls._sharing(num_states, **structure)
 
     # What follows.
 
@@ -103,7 +113,8 @@ class TableJoint(Joint, abc.ABC):
     @classmethod
     def count_parameters(cls, num_states: Sequence[int], **structure: Any) -> int:
         """Free parameters over variables with these numbers of states; allocates nothing."""
-        return sum(count_block(block, num_states) for block in cls._layout(tuple(num_states), structure))
+        sizes = cls._sizes(num_states, structure)
+        return sum(count_block(blocks[0], sizes) for blocks in cls._layout(sizes, structure))
 
     @property
     def num_parameters(self) -> int:
@@ -141,16 +152,17 @@ class TableJoint(Joint, abc.ABC):
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        blocks = cls._layout(sizes, structure)
+        sizes = cls._sizes(sizes, structure)
+        tables = cls._layout(sizes, structure)
 
         def joint_of(counts: list[Tensor], dtype: torch.dtype) -> Any:
-            pairs = zip(counts, blocks, strict=True)
-            logits = [relative(table + pseudocount, block).log().to(dtype) for table, block in pairs]
+            pairs = zip(counts, tables, strict=True)
+            logits = [relative(table + pseudocount, blocks[0]).log().to(dtype) for table, blocks in pairs]
             return cls._from_logits(logits, sizes, **structure)
 
         if seen is None:
-            return joint_of([block_counts(block, states, sizes, weights) for block in blocks], dtype)
-        return joint_of(expected_counts(joint_of, blocks, states, seen, sizes, weights, pseudocount, em_steps), dtype)
+            return joint_of([table_counts(blocks, states, sizes, weights) for blocks in tables], dtype)
+        return joint_of(expected_counts(joint_of, tables, states, seen, sizes, weights, pseudocount, em_steps), dtype)
 
     @classmethod
     def log_evidence(cls, x: Tensor, *, concentration: float | None = None,
@@ -169,10 +181,11 @@ class TableJoint(Joint, abc.ABC):
             Heckerman, Geiger, Chickering (1995), *Learning Bayesian networks*, eq. 13 and 28.
         """
         states, sizes = check_data(x, num_states)
+        sizes = cls._sizes(sizes, structure)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for block in cls._layout(sizes, structure):
-            alpha = concentration_of(block, sizes, concentration, equivalent_sample_size)
-            total = total + log_evidence_of(block, block_counts(block, states, sizes), alpha)
+        for blocks in cls._layout(sizes, structure):
+            alpha = concentration_of(blocks[0], sizes, concentration, equivalent_sample_size)
+            total = total + log_evidence_of(blocks[0], table_counts(blocks, states, sizes), alpha)
         return total
 
     @classmethod
@@ -182,10 +195,11 @@ class TableJoint(Joint, abc.ABC):
         """Distribution over the tables given the rows, under the prior of `log_evidence`."""
         states, sizes = check_data(x, num_states)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        sizes = cls._sizes(sizes, structure)
         alphas = [
-            (block_counts(block, states, sizes) + concentration_of(block, sizes, concentration, equivalent_sample_size))
-            .flatten(-len(block.children)).to(dtype)
-            for block in cls._layout(sizes, structure)
+            (table_counts(blocks, states, sizes) + concentration_of(blocks[0], sizes, concentration, equivalent_sample_size))
+            .flatten(-len(blocks[0].children)).to(dtype)
+            for blocks in cls._layout(sizes, structure)
         ]
         return TablePosterior(cls, alphas, sizes, structure)
 
@@ -235,7 +249,7 @@ class TablePosterior:
     """Independent Dirichlet posteriors of the tables of a joint.
 
     Attributes:
-        dirichlets: One `Dirichlet` per block, `(*K_parents)` of them over the children's joint states.
+        dirichlets: One `Dirichlet` per table, `(*K_parents)` of them over the children's joint states.
     """
 
     def __init__(self, joint: type[TableJoint], concentrations: list[Tensor], num_states: tuple[int, ...],
@@ -244,10 +258,9 @@ class TablePosterior:
         self.dirichlets = [Dirichlet(c) for c in concentrations]
 
     def _build(self, tables: list[Tensor]) -> TableJoint:
-        blocks = self._joint._blocks(self._num_states, **self._structure)
         logits = [
-            table.log().unflatten(-1, [self._num_states[v] for v in block.children])
-            for table, block in zip(tables, blocks, strict=True)
+            table.log().unflatten(-1, [self._num_states[v] for v in blocks[0].children])
+            for table, blocks in zip(tables, self._joint._sharing(self._num_states, **self._structure), strict=True)
         ]
         return self._joint._from_logits(logits, self._num_states, **self._structure)
 

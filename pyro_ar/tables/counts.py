@@ -18,7 +18,7 @@ from pyro_ar.checks import require
 from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of",
-           "relative"]
+           "relative", "table_counts"]
 
 
 MAX_CELLS = 2**27  # of one table of counts: 1 GiB
@@ -100,6 +100,15 @@ def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weight
         return torch.bincount(flat, minlength=math.prod(sizes)).double().reshape(sizes)
     counts = torch.zeros(*weights.shape[:-1], math.prod(sizes), dtype=torch.float64, device=states.device)
     return counts.index_add(-1, flat, weights.double()).reshape(*weights.shape[:-1], *sizes)
+
+
+def table_counts(blocks: Sequence[Block], states: Tensor, num_states: Sequence[int], weights: Tensor | None = None) -> Tensor:
+    """The counts of the blocks that share one table, together; arguments as in `block_counts`."""
+    first, *rest = blocks
+    total = block_counts(first, states, num_states, weights)
+    for block in rest:
+        total += block_counts(block, states, num_states, weights)
+    return total
 
 
 def relative(table: Tensor, block: Block) -> Tensor:

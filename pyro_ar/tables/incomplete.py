@@ -27,14 +27,14 @@ MAX_WORK = 2**22  # cells x rows of one elimination, whose every step is kept fo
 TOLERANCE = 1e-6  # nats per row
 
 
-def expected_counts(joint_of: Callable[[list[Tensor], torch.dtype], "TableJoint"], blocks: Sequence[Block], states: Tensor,
+def expected_counts(joint_of: Callable[[list[Tensor], torch.dtype], "TableJoint"], tables: Sequence[Sequence[Block]], states: Tensor,
                     visible: Tensor, num_states: Sequence[int], weights: Tensor | None, pseudocount: float,
                     em_steps: int) -> list[Tensor]:
-    """Counts of each block, `(*B, *K_parents, *K_children)`, hidden cells in expectation under the joint that EM finds.
+    """Counts of each table, `(*B, *K_parents, *K_children)`, hidden cells in expectation under the joint that EM finds.
 
     Args:
         joint_of: From counts to the joint, the pseudocount added.
-        blocks: The conditional tables.
+        tables: The blocks that share each conditional table.
         states: `(N, n)`, int64, anything where hidden.
         visible: `(N, n)`.
         num_states: Per variable.
@@ -48,28 +48,28 @@ def expected_counts(joint_of: Callable[[list[Tensor], torch.dtype], "TableJoint"
     for w in every:
         mine = w > 0
         x, seen, w = states[mine], visible[mine], w[mine]
-        counts = [_available(block, x, seen, num_states, w, pseudocount) for block in blocks]
+        counts = [_available(blocks, x, seen, num_states, w, pseudocount) for blocks in tables]
         best = -math.inf
         for _ in range(em_steps):
-            prior = _log_prior(counts, blocks, pseudocount)
-            counts, score = _expect(joint_of(counts, torch.float64), blocks, x, seen, w)
+            prior = _log_prior(counts, tables, pseudocount)
+            counts, score = _expect(joint_of(counts, torch.float64), tables, x, seen, w)
             score += prior
             if score - best <= TOLERANCE * float(w.sum()):
                 break
             best = score
         entries.append(counts)
-    return [torch.stack(tables).reshape(*batch, *tables[0].shape) for tables in zip(*entries, strict=True)]
+    return [torch.stack(each).reshape(*batch, *each[0].shape) for each in zip(*entries, strict=True)]
 
 
-def _available(block: Block, states: Tensor, visible: Tensor, num_states: Sequence[int], weights: Tensor,
+def _available(blocks: Sequence[Block], states: Tensor, visible: Tensor, num_states: Sequence[int], weights: Tensor,
                pseudocount: float) -> Tensor:
-    """Counts of the rows that show the whole block; never zero in all, for EM cannot leave a zero."""
-    scope = [*block.parents, *block.children]
-    counts = block_counts(block, states, num_states, weights * visible[:, scope].all(1))
+    """Counts of the rows that show a whole block; never zero in all, for EM cannot leave a zero."""
+    each = [block_counts(b, states, num_states, weights * visible[:, [*b.parents, *b.children]].all(1)) for b in blocks]
+    counts = torch.stack(each).sum(0)
     return counts if pseudocount > 0 else counts + 1 / counts.numel()
 
 
-def _expect(joint: "TableJoint", blocks: Sequence[Block], states: Tensor, visible: Tensor,
+def _expect(joint: "TableJoint", tables: Sequence[Sequence[Block]], states: Tensor, visible: Tensor,
             weights: Tensor) -> tuple[list[Tensor], float]:
     """Expected counts under `joint`, and the log-likelihood of the visible cells."""
     scopes, sizes = joint._scopes, joint.num_states
@@ -87,11 +87,11 @@ def _expect(joint: "TableJoint", blocks: Sequence[Block], states: Tensor, visibl
             score.backward()
             total += float(score.detach())
     counts = {scope: torch.zeros_like(t) if t.grad is None else t.grad for scope, t in zip(scopes, leaves, strict=True)}
-    return [counts[*block.parents, *block.children] for block in blocks], total
+    return [torch.stack([counts[*b.parents, *b.children] for b in blocks]).sum(0) for blocks in tables], total
 
 
-def _log_prior(counts: list[Tensor], blocks: Sequence[Block], pseudocount: float) -> float:
+def _log_prior(counts: list[Tensor], tables: Sequence[Sequence[Block]], pseudocount: float) -> float:
     """`pseudocount` times the sum of the logs of the tables: Dirichlet priors up to a constant."""
     if pseudocount == 0:
         return 0.0
-    return pseudocount * sum(float(relative(t + pseudocount, b).log().sum()) for t, b in zip(counts, blocks, strict=True))
+    return pseudocount * sum(float(relative(t + pseudocount, b[0]).log().sum()) for t, b in zip(counts, tables, strict=True))

@@ -1,5 +1,7 @@
 r"""The Markov chain: each variable depends on the k before it."""
 
+import math
+
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,6 +17,8 @@ from pyro_ar.tables.families import FamilyJoint, Group, conditionals_of
 
 __all__ = ["MarkovChain"]
 
+MAX_TUPLES = 1024  # states of k variables whose stationary distribution is solved for
+
 
 class MarkovChain(FamilyJoint):
     r"""p(x) = p(x_1, ..., x_k) prod_{i>k} p(x_i | x_{i-k}, ..., x_{i-1}).
@@ -22,19 +26,27 @@ class MarkovChain(FamilyJoint):
     The transitions may differ from place to place. With K states everywhere it has
     :math:`K^k - 1 + (n - k) K^k (K - 1)` free parameters: 2n - 1 for a binary first-order chain.
 
+    With `num_variables` one transition table serves all places: :math:`K^k - 1 + K^k (K - 1)` free parameters, however long the chain.
+    Without `initial_logits` such a chain starts in the stationary distribution of its table, which leaves :math:`K^k (K - 1)`.
+    `from_data`, `log_evidence` and `posterior` take `stationary=True`: one table for all places, and a table of its own for the first k
+    variables. All variables then have the states of the largest.
+
     Shapes:
         - `initial_logits` `(*B, K_1, ..., K_k)`: the joint of the first k variables.
         - `transition_logits` `(*B, n - k, K, ..., K, K)` with k + 1 dimensions of states, the last
-          one the next variable; or a list of n - k tensors `(*B, K_{i-k}, ..., K_i)`.
+          one the next variable; or a list of n - k tensors `(*B, K_{i-k}, ..., K_i)`; with `num_variables` one table
+          `(*B, K, ..., K, K)`.
         - `batch_shape` `B`, `event_shape` `(n,)`; values are states 0 to K_i - 1.
 
     Args:
-        initial_logits: Unnormalised log-probabilities.
+        initial_logits: Unnormalised log-probabilities; None, of a chain of one transition table: its stationary distribution.
         transition_logits: Unnormalised over the last dimension.
         order: k, at least 1.
+        num_variables: n, more than k, of a chain of one transition table.
 
     Raises:
-        ValueError: Shapes that do not fit each other, or NaN.
+        ValueError: Shapes that do not fit each other, NaN, or a table some of whose states cannot reach each other and that so may have
+            several stationary distributions.
 
     Example:
         >>> chain = MarkovChain(torch.zeros(2), torch.zeros(4, 2, 2))
@@ -42,56 +54,99 @@ class MarkovChain(FamilyJoint):
         tensor(-3.4657)
         >>> chain.num_parameters  # 2 n - 1
         9
+        >>> weather = MarkovChain(None, torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), num_variables=365)
+        >>> weather.marginal(torch.arange(365) == 100).log_prob(torch.zeros(365)).exp()  # dry: 5 of 6 days
+        tensor(0.8333)
+        >>> weather.num_parameters
+        2
     """
 
     arg_constraints = {"initial_logits": constraints.real}
 
-    def __init__(self, initial_logits: Tensor, transition_logits: Tensor | Sequence[Tensor], order: int = 1,
-                 *, validate_args: bool | None = None) -> None:
+    def __init__(self, initial_logits: Tensor | None, transition_logits: Tensor | Sequence[Tensor], order: int = 1,
+                 num_variables: int | None = None, *, validate_args: bool | None = None) -> None:
         require(isinstance(order, int) and order >= 1, "order must be a whole number of at least 1", order)
-        self.initial_logits, self.transition_logits, self.markov_order = initial_logits, transition_logits, order
-        k = order
-        tensors = {"initial_logits": initial_logits}
+        self.initial_logits, self.transition_logits, self.markov_order, self.num_variables = initial_logits, transition_logits, order, num_variables
+        shared = num_variables is not None
+        require(shared or initial_logits is not None, "initial_logits may be left out where one transition table serves num_variables")
+        tensors = {} if initial_logits is None else {"initial_logits": initial_logits}
         if isinstance(transition_logits, Tensor):
             tensors["transition_logits"] = transition_logits
-            batch = same_batch(tensors, {"initial_logits": k, "transition_logits": k + 2})
-            blocks = list(transition_logits.unbind(-k - 2))
+            batch = same_batch(tensors, {"initial_logits": order, "transition_logits": order + 2 - shared})
         else:
-            blocks = list(transition_logits)
-            tensors |= {f"transition_logits.{i}": t for i, t in enumerate(blocks)}
-            batch = same_batch(tensors, {name: k + (name != "initial_logits") for name in tensors})
-        sizes = list(initial_logits.shape[initial_logits.ndim - k:])
+            require(not shared, "with num_variables transition_logits must be one table", transition_logits)
+            tensors |= {f"transition_logits.{i}": t for i, t in enumerate(transition_logits)}
+            batch = same_batch(tensors, {name: order + (name != "initial_logits") for name in tensors})
+        sizes = self._shared_sizes() if shared else self._chained_sizes()
+        self._groups = self._group(len(sizes))
+        if initial_logits is None:
+            self.arg_constraints = {}
+        if initial_logits is None and (self._validate_args if validate_args is None else validate_args):
+            with torch.no_grad():
+                proper = bool((self._initial() > -math.inf).all())
+            require(proper, "the stationary distribution wants a transition table all of whose states reach each other; give initial_logits")
+        super().__init__(tensors, batch, sizes, validate_args=validate_args)
+
+    def _shared_sizes(self) -> list[int]:
+        """The states of each variable where one table serves all places."""
+        k, table, n = self.markov_order, self.transition_logits, self.num_variables or 0
+        require(isinstance(n, int) and n > k, f"num_variables must be a whole number of more than the order {k}", n)
+        size = table.shape[-1]  # type: ignore[union-attr]
+        require(tuple(table.shape[-k - 1:]) == (size,) * (k + 1),  # type: ignore[union-attr]
+                f"one transition table for all places must end in {(size,) * (k + 1)}, the same states for all variables", table)
+        first = self.initial_logits
+        require(first is None or tuple(first.shape[-k:]) == (size,) * k, f"initial_logits must end in {(size,) * k}, the states of the transition table", first)
+        return [size] * n
+
+    def _chained_sizes(self) -> list[int]:
+        """The states of each variable where each place has its own table, checked from one to the next."""
+        k, first = self.markov_order, torch.as_tensor(self.initial_logits)
+        blocks = self.transition_logits.unbind(-k - 2) if isinstance(self.transition_logits, Tensor) else self.transition_logits
+        sizes = list(first.shape[first.ndim - k:])
         for i, t in enumerate(blocks):
             wanted = tuple(sizes[i:])
             require(tuple(t.shape[-k - 1:-1]) == wanted,
                     f"transition {i} must have the states {wanted} of the {k} variables before it, then its own", t)
             sizes.append(t.shape[-1])
+        return sizes
+
+    def _group(self, n: int) -> tuple[Group, ...]:
+        k = self.markov_order
         start = tuple(Group((i,), (tuple(range(i)),)) for i in range(k))
-        before = tuple(tuple(range(i - k, i)) for i in range(k, len(sizes)))
-        rest: tuple[Group, ...]
-        if isinstance(transition_logits, Tensor):
-            rest = (Group(tuple(range(k, len(sizes))), before),) if before else ()
-        else:
-            rest = tuple(Group((i,), (p,)) for i, p in enumerate(before, start=k))
-        self._groups = start + rest
-        super().__init__(tensors, batch, sizes, validate_args=validate_args)
+        before = tuple(tuple(range(i - k, i)) for i in range(k, n))
+        if isinstance(self.transition_logits, Tensor):
+            return start + ((Group(tuple(range(k, n)), before),) if before else ())
+        return start + tuple(Group((i,), (p,)) for i, p in enumerate(before, start=k))
 
     def with_tensors(self, tensors: Any) -> "MarkovChain":
         rest = tensors.get("transition_logits")
         if rest is None:
             rest = [t for name, t in tensors.items() if name != "initial_logits"]
-        return MarkovChain(tensors["initial_logits"], rest, self.markov_order, validate_args=self._validate_args)
+        return MarkovChain(tensors.get("initial_logits"), rest, self.markov_order, self.num_variables, validate_args=self._validate_args)
 
-    _options = ("order",)
+    _options = ("order", "stationary")
 
     @classmethod
-    def _blocks(cls, num_states: Sequence[int], *, order: int = 1, **structure: Any) -> list[Block]:
+    def _blocks(cls, num_states: Sequence[int], *, order: int = 1, stationary: bool = False, **structure: Any) -> list[Block]:
         n = len(num_states)
         require(isinstance(order, int) and 1 <= order <= n, f"order must be between 1 and the {n} variables", order)
+        require(not stationary or order < n, "stationary wants more variables than the order, so that there is a step", n, order)
         return [Block((), tuple(range(order)))] + [Block(tuple(range(i - order, i)), (i,)) for i in range(order, n)]
 
     @classmethod
-    def _from_logits(cls, logits: list[Tensor], num_states: Sequence[int], *, order: int = 1, **structure: Any) -> Self:
+    def _sharing(cls, num_states: Sequence[int], *, stationary: bool = False, **structure: Any) -> list[list[Block]]:
+        first, *rest = cls._blocks(num_states, stationary=stationary, **structure)
+        return [[first], rest] if stationary else [[first], *([block] for block in rest)]
+
+    @classmethod
+    def _sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
+        return (max(num_states),) * len(num_states) if structure.get("stationary") else tuple(num_states)
+
+    @classmethod
+    def _from_logits(cls, logits: list[Tensor], num_states: Sequence[int], *, order: int = 1, stationary: bool = False,
+                     **structure: Any) -> Self:
+        if stationary:
+            return cls(logits[0], logits[1], order, len(num_states))
         rest: Tensor | list[Tensor] = logits[1:]
         if len(set(num_states)) == 1 and rest:
             rest = torch.stack(logits[1:], -order - 2)
@@ -99,12 +154,53 @@ class MarkovChain(FamilyJoint):
 
     @property
     def _structure(self) -> dict[str, Any]:
-        return {"order": self.markov_order}
+        return {"order": self.markov_order} | ({} if self.num_variables is None else {"stationary": True})
+
+    @property
+    def num_parameters(self) -> int:
+        first = math.prod(self.num_states[:self.markov_order]) - 1
+        return super().num_parameters - (first if self.initial_logits is None else 0)
+
+    def _initial(self) -> Tensor:
+        """The log probabilities of the first k variables, `(*B, *K)`."""
+        k = self.markov_order
+        if self.initial_logits is None:
+            return _stationary(torch.as_tensor(self.transition_logits).log_softmax(-1), k)
+        return self.initial_logits.flatten(-k).log_softmax(-1).unflatten(-1, self.initial_logits.shape[-k:])
 
     def _group_tables(self) -> list[Tensor]:
-        k = self.markov_order
-        first = self.initial_logits.flatten(-k).log_softmax(-1).unflatten(-1, self.initial_logits.shape[-k:])
-        tables = [t.unsqueeze(-2 - i) for i, t in enumerate(conditionals_of(first, k))]
-        if isinstance(self.transition_logits, Tensor):
-            return tables + ([self.transition_logits.log_softmax(-1)] if self.transition_logits.shape[-k - 2] else [])
-        return tables + [t.log_softmax(-1).unsqueeze(-k - 2) for t in self.transition_logits]
+        k, rest = self.markov_order, self.transition_logits
+        tables = [t.unsqueeze(-2 - i) for i, t in enumerate(conditionals_of(self._initial(), k))]
+        if not isinstance(rest, Tensor):
+            return tables + [t.log_softmax(-1).unsqueeze(-k - 2) for t in rest]
+        if self.num_variables is not None:
+            shape = rest.shape[:-k - 1], rest.shape[-k - 1:]
+            return [*tables, rest.log_softmax(-1).unsqueeze(-k - 2).expand(*shape[0], self.num_variables - k, *shape[1])]
+        return tables + ([rest.log_softmax(-1)] if rest.shape[-k - 2] else [])
+
+
+def _stationary(log_table: Tensor, order: int) -> Tensor:
+    r"""The log of the stationary distribution of the last k variables, `(*B, K, ..., K)`; NaN or -inf where it is not unique and positive.
+
+    States are k-tuples; they are eliminated one after another by sums, products and quotients of positive numbers, so that small
+    probabilities keep their digits.
+
+    Source:
+        Grassmann, Taksar, Heyman (1985), *Regenerative analysis and steady state distributions for Markov chains*, Oper. Res. 33.
+    """
+    size, left = log_table.shape[-1], log_table.shape[:-order - 1]
+    many = size**order
+    require(many <= MAX_TUPLES, f"a stationary start wants at most {MAX_TUPLES} states of {order} variables; give initial_logits", many)
+    step = log_table.double().exp().reshape(*left, many, size)
+    # The tuple (s_1, ..., s_k) is followed by (s_2, ..., s_k, s): its number times K, without what overflows, plus s.
+    after = torch.arange(many, device=step.device)[:, None] * size % many + torch.arange(size, device=step.device)
+    table = torch.zeros(*left, many, many, dtype=step.dtype, device=step.device).scatter(-1, after.expand(step.shape), step)
+    arrivals = []
+    for m in range(many - 1, 0, -1):
+        into = table[..., :m, m] / table[..., m, :m].sum(-1, keepdim=True)
+        arrivals.append(into)
+        table = table[..., :m, :m] + into[..., :, None] * table[..., m, None, :m]
+    share = torch.ones(*left, 1, dtype=step.dtype, device=step.device)
+    for into in reversed(arrivals):
+        share = torch.cat([share, (share * into).sum(-1, keepdim=True)], -1)
+    return (share / share.sum(-1, keepdim=True)).log().to(log_table.dtype).reshape(*left, *[size] * order)

@@ -3,11 +3,14 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from listing import dirichlet_predictive, log_softmax, marginal_by_listing, mode_by_listing, table_by_listing
 
+from pyro_ar.comparison import TableModel, to_inference_data
+from pyro_ar.divergence import closest_table, kl_divergence
 from pyro_ar.tables import BayesNet, FullTable, FullyIndependent, MarkovChain
 
 
@@ -145,7 +148,165 @@ def test_evidence_is_the_product_of_predictive_probabilities(order, prior):
     (lambda: MarkovChain.from_data(torch.zeros(5, 3), order=0), "order must be between 1 and"),
     (lambda: MarkovChain.log_evidence(torch.zeros(5, 3), order=4, concentration=1.0), "order must be between 1 and"),
     (lambda: MarkovChain.count_parameters([2, 2], order=3), "order must be between 1 and the 2 variables"),
-], ids=range(17))
+    (lambda: MarkovChain(None, torch.zeros(3, 2, 2)), "initial_logits may be left out where one transition table"),
+    (lambda: MarkovChain(torch.zeros(2), [torch.zeros(2, 2)], num_variables=3), "with num_variables transition_logits must be one table"),
+    (lambda: MarkovChain(torch.zeros(2), torch.zeros(2, 2), num_variables=1), "more than the order 1; got 1"),
+    (lambda: MarkovChain(torch.zeros(2), torch.zeros(2, 3), num_variables=4), r"must end in \(3, 3\), the same states"),
+    (lambda: MarkovChain(torch.zeros(2), torch.zeros(3, 3), num_variables=4), r"initial_logits must end in \(3,\)"),
+    (lambda: MarkovChain(None, torch.eye(2).log(), num_variables=4), "all of whose states reach each other"),
+    (lambda: MarkovChain(None, torch.tensor([[1.0, 0.0], [0.5, 0.5]]).log(), num_variables=4), "all of whose states reach each other"),
+    (lambda: MarkovChain(None, torch.zeros(33, 33, 33), 2, num_variables=4), "at most 1024 states of 2 variables"),
+    (lambda: MarkovChain.from_data(torch.zeros(5, 2), order=2, stationary=True), "more variables than the order"),
+], ids=range(26))
 def test_bad_arguments_are_named(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+# One transition table for all places.
+
+
+def test_one_table_is_the_same_as_many_equal_ones():
+    torch.manual_seed(4)
+    for order, n in ((1, 5), (2, 6), (3, 5)):
+        initial, table = torch.randn(2, *(3,) * order), torch.randn(2, *(3,) * (order + 1))
+        shared = MarkovChain(initial, table, order, num_variables=n)
+        spread = MarkovChain(initial, torch.stack([table] * (n - order), 1), order)
+        x, visible = torch.randint(3, (20, 1, n)), torch.rand(20, 1, n) < 0.5
+        torch.testing.assert_close(shared.log_prob(x), spread.log_prob(x))
+        torch.testing.assert_close(shared.marginal(visible).log_prob(x), spread.marginal(visible).log_prob(x))
+        torch.testing.assert_close(shared.conditional_log_prob(x), spread.conditional_log_prob(x))
+        assert shared.num_states == spread.num_states
+        assert shared.num_parameters == 3**order - 1 + 3**order * 2
+        assert MarkovChain.count_parameters([3] * n, order=order, stationary=True) == shared.num_parameters
+        again = shared.with_tensors(shared.tensors)
+        assert (again.num_variables, again.batch_shape) == (n, (2,))
+
+
+def stationary_by_numpy(table, order):
+    """The eigenvector of the matrix between tuples, in float64."""
+    size = len(table)
+    tuples = list(itertools.product(range(size), repeat=order))
+    matrix = np.zeros((len(tuples), len(tuples)))
+    for i, before in enumerate(tuples):
+        row = table
+        for s in before:
+            row = row[s]
+        for s, p in enumerate(np.exp(log_softmax(row.tolist()))):
+            matrix[i, tuples.index((*before[1:], s))] += p
+    values, vectors = np.linalg.eig(matrix.T)
+    vector = np.real(vectors[:, np.argmin(abs(values - 1))])
+    return (vector / vector.sum()).reshape((size,) * order)
+
+
+@pytest.mark.parametrize(("order", "size"), [(1, 2), (1, 5), (2, 3), (3, 2)])
+def test_the_stationary_start_is_the_eigenvector(order, size):
+    """By another way of computing it; and every window of a stationary chain has one distribution."""
+    torch.manual_seed(5)
+    n = order + 4
+    tables = 2 * torch.randn(3, *(size,) * (order + 1), dtype=torch.float64)
+    chain = MarkovChain(None, tables, order, num_variables=n)
+    assert chain.num_parameters == size**order * (size - 1)
+    tuples = torch.tensor(list(itertools.product(range(size), repeat=order)), dtype=torch.float64)
+    for start in range(n - order + 1):
+        seen = torch.zeros(n, dtype=torch.bool)
+        seen[start:start + order] = True
+        x = torch.zeros(len(tuples), 1, n, dtype=torch.float64)
+        x[:, 0, start:start + order] = tuples
+        found = chain.marginal(seen).log_prob(x).exp()
+        for b in range(3):
+            assert found[:, b].numpy() == pytest.approx(stationary_by_numpy(tables[b], order).ravel(), abs=1e-10)
+    assert torch.autograd.gradcheck(lambda t: MarkovChain(None, t, order, num_variables=n).log_prob(torch.zeros(n)), tables.requires_grad_())
+
+
+def test_small_stationary_shares_keep_their_digits():
+    """A chain of two states is stationary at (b, a) / (a + b), whatever the size of a and b."""
+    for a, b in ((1e-12, 0.3), (1e-30, 1e-20)):
+        table = torch.tensor([[1 - a, a], [b, 1 - b]], dtype=torch.float64)
+        chain = MarkovChain(None, table.log(), num_variables=3)
+        assert chain.marginal(torch.tensor([True, False, False])).log_prob(torch.ones(3)).item() == pytest.approx(math.log(a / (a + b)), rel=1e-12)
+
+
+def cut_into_steps(x, order):
+    """The first tuple of each row, and every step of every row: (states before, state after)."""
+    rows = x.tolist()
+    return [tuple(row[:order]) for row in rows], [(tuple(row[i - order:i]), row[i]) for row in rows for i in range(order, len(row))]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_fit_evidence_and_posterior_of_one_table(order):
+    """Against counts step by step; the states are those of the largest variable."""
+    torch.manual_seed(6)
+    x = torch.stack([torch.randint(k, (15,)) for k in (2, 3, 2, 2, 3)], -1)
+    first, steps = cut_into_steps(x, order)
+    joint = MarkovChain.from_data(x, order=order, stationary=True, pseudocount=0.5)
+    assert joint.num_states == (3,) * 5
+    assert joint.num_variables == 5
+    for row in x[:5].tolist():
+        wanted = math.log((first.count(tuple(row[:order])) + 0.5) / (15 + 0.5 * 3**order))
+        for i in range(order, 5):
+            before = tuple(row[i - order:i])
+            leaving = sum(b == before for b, _ in steps)
+            wanted += math.log((steps.count((before, row[i])) + 0.5) / (leaving + 1.5))
+        assert joint.log_prob(torch.tensor(row)).item() == pytest.approx(wanted, abs=1e-5)
+    for prior, alphas in (({"concentration": 0.7}, (0.7, 0.7)), ({"equivalent_sample_size": 6.0}, (6 / 3**order, 6 / 3**(order + 1)))):
+        by_parents = {}
+        for before, after in steps:
+            by_parents.setdefault(before, []).append((after, 3))
+        total = dirichlet_predictive([(t, 3**order) for t in first], alphas[0])
+        total += sum(dirichlet_predictive(rows, alphas[1]) for rows in by_parents.values())
+        assert MarkovChain.log_evidence(x, order=order, stationary=True, **prior).item() == pytest.approx(total, abs=1e-9)
+        model = TableModel(MarkovChain, structure={"order": order, "stationary": True}, **({"concentration": 0.7} if "concentration" in prior else
+                                                                                            {"equivalent_sample_size": 6.0}))
+        scores = model.with_states((3,) * 5).leave_one_out(x)
+        without = model.with_states((3,) * 5).log_evidence(x[1:])
+        assert scores[0].item() == pytest.approx(total - without.item(), abs=1e-9)
+        posterior = MarkovChain.posterior(x, order=order, stationary=True, **prior)
+        before = steps[0][0]
+        count = [steps.count((before, s)) + alphas[1] for s in range(3)]
+        found = posterior.predictive().transition_logits.softmax(-1)[before]
+        assert found.tolist() == pytest.approx([c / sum(count) for c in count], abs=1e-6)
+        drawn = posterior.sample((4,))
+        assert (drawn.batch_shape, drawn.transition_logits.shape, drawn.num_variables) == ((4,), (4, *(3,) * (order + 1)), 5)
+
+
+def test_draws_of_one_table_are_scored_on_their_rows_only():
+    x = torch.randint(0, 2, (30, 4))
+    posterior = MarkovChain.posterior(x, stationary=True, equivalent_sample_size=1.0)
+    assert to_inference_data(posterior, x, num_draws=20) is not None
+    with pytest.raises(ValueError, match="rows it was conditioned on"):
+        to_inference_data(posterior, 1 - x.sort(1)[0], num_draws=20)
+
+
+def test_hidden_cells_of_one_table_are_summed_out():
+    """EM climbs, ends where no nearby table is better, and with nothing hidden is the closed form."""
+    torch.manual_seed(7)
+    x = MarkovChain(torch.zeros(2), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), num_variables=5).sample((60,)).double()
+    visible = torch.rand(60, 5) < 0.7
+    scores = []
+    for steps in (0, 1, 3, 300):
+        joint = MarkovChain.from_data(x, visible=visible, stationary=True, pseudocount=0.0, em_steps=steps)
+        scores.append(joint.marginal(visible).log_prob(x).sum().item())
+    assert scores == sorted(scores)
+    assert scores[-1] > scores[0] + 1e-4
+    tensors = {name: t.log_softmax(-1).requires_grad_() for name, t in joint.tensors.items()}
+    total = joint.with_tensors(tensors).marginal(visible).log_prob(x).sum()
+    assert max(g.abs().max().item() for g in torch.autograd.grad(total, list(tensors.values()))) < 0.05
+    whole = MarkovChain.from_data(x, visible=torch.ones(60, 5, dtype=torch.bool), stationary=True)
+    torch.testing.assert_close(whole.log_prob(x), MarkovChain.from_data(x, stationary=True).log_prob(x))
+    weights = torch.rand(3, 60, dtype=torch.float64)
+    batch = MarkovChain.from_data(x, visible=visible, weights=weights, stationary=True, em_steps=5)
+    alone = MarkovChain.from_data(x, visible=visible, weights=weights[1], stationary=True, em_steps=5)
+    torch.testing.assert_close(batch.log_prob(x[:, None])[:, 1], alone.log_prob(x))
+
+
+def test_the_nearest_chain_of_one_table():
+    """KL to the closest one is no larger than to chains near it, and zero for a chain of one table."""
+    truth = MarkovChain(torch.randn(2).double(), torch.randn(4, 2, 2).double())
+    nearest = closest_table(truth, MarkovChain, stationary=True)
+    best = kl_divergence(truth, nearest)
+    for _ in range(5):
+        other = nearest.with_tensors({name: t + 0.05 * torch.randn_like(t) for name, t in nearest.tensors.items()})
+        assert kl_divergence(truth, other) >= best
+    same = MarkovChain(torch.randn(2).double(), torch.randn(2, 2).double(), num_variables=5)
+    assert kl_divergence(same, closest_table(same, MarkovChain, stationary=True)).item() == pytest.approx(0, abs=1e-12)
