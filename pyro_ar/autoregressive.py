@@ -100,6 +100,9 @@ class Autoregressive(Joint):
             raise ValueError("the left dimensions of weights, context and order must broadcast; got "
                              f"{sorted({tuple(s) for s in lefts})}") from None
 
+    def _particulars(self) -> list[str]:
+        return [type(self.net).__name__, repr(self.output), "" if self.coherent else "any order"]
+
     @property
     def num_parameters(self) -> int:
         count = getattr(self.net, "num_parameters", None)

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from pyro_ar.annealing import Evidence, annealed_log_evidence
 from pyro_ar.arviz_bridge import diagnostics, to_arviz
-from pyro_ar.checks import IntractableError, require
+from pyro_ar.checks import IntractableError, counted, one_line, require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
@@ -90,6 +90,13 @@ class Posterior:
     evidence: Evidence | None = None
     elbo: float | None = None
     elbo_change: float | None = None
+
+    def __repr__(self) -> str:
+        chains, draws = self.joint.batch_shape
+        weights = sum(t.shape[-1] for t in self.draws.values())
+        return one_line("Posterior", self.method, f"{counted(chains, 'chain')} of {counted(draws, 'draw')}", counted(weights, "weight"),
+                        f"given {counted(len(self.x), 'row')}", "" if self.visible is None else "with hidden cells",
+                        f"{int(self.diverging.sum())} divergent" if bool(self.diverging.any()) else "")
 
     @property
     def num_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-__all__ = ["IntractableError", "require"]
+__all__ = ["IntractableError", "counted", "one_line", "require"]
 
 
 class IntractableError(RuntimeError):
@@ -29,6 +29,29 @@ def require(ok: bool, wanted: str, *came: object) -> None:
     if not ok:
         got = ", ".join(describe(value) for value in came)
         raise ValueError(f"{wanted}; got {got}" if came else wanted)
+
+
+def one_line(name: str, *parts: str, most: int = 150) -> str:
+    """`name(part, part, ...)` for a `repr`: empty parts left out, and cut where it is longer than a line.
+
+    Example:
+        >>> one_line("Chain", "3 variables", "", "order 2")
+        'Chain(3 variables, order 2)'
+    """
+    text = ", ".join(" ".join(part.split()) for part in parts if part)
+    room = most - len(name) - 2
+    return f"{name}({text if len(text) <= room else text[:room - 3] + '...'})"
+
+
+def counted(count: int, what: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "variable"), counted(1234, "edge"), counted(2**100, "parameter")
+        ('1 variable', '1,234 edges', '1.27e+30 parameters')
+    """
+    number = f"{count:,}" if count < 10**15 else f"{count:.3g}" if count < 10**300 else f"2^{count.bit_length() - 1} or more"
+    return f"{number} {what}{'' if count == 1 else 's'}"
 
 
 def describe(value: object) -> str:

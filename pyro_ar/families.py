@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_ar import outputs
 from pyro_ar.autoregressive import Autoregressive
-from pyro_ar.checks import require
+from pyro_ar.checks import counted, one_line, require
 from pyro_ar.mixture import Averaged, Mixture
 from pyro_ar.nets.draws import skeleton
 from pyro_ar.nets.linear import LinearNet
@@ -97,8 +97,13 @@ class Family(nn.Module):
                 "output": {"name": type(self.output).__name__, **dataclasses.asdict(self.output)},  # type: ignore[call-overload]
                 "ordered": self.order is not None}
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+    def __repr__(self) -> str:
+        """What it is over and made with, in one line; `net` shows its modules."""
+        settings = [f"{name}={value!r}" for name, value in self.config.items() if name not in ("event_shape", "context_dim", "output", "ordered")]
+        shape = f" ({'x'.join(map(str, self.event_shape))})" if len(self.event_shape) > 1 else ""
+        return one_line(type(self).__name__, counted(math.prod(self.event_shape), "variable") + shape, f"{self.output!r}",
+                        f"context {self.context_dim}" if self.context_dim else "", *settings, "" if self.order is None else "own order",
+                        counted(self.num_parameters, "parameter"))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Family":
@@ -325,8 +330,8 @@ class OverOrders(nn.Module):
         joint = self.family(None if context is None else context.unsqueeze(-2), self.orders)
         return Averaged(torch.zeros(len(self.orders), dtype=joint.dtype, device=joint.device), joint)
 
-    def extra_repr(self) -> str:
-        return f"num_orders={len(self.orders)}"
+    def __repr__(self) -> str:
+        return one_line(type(self).__name__, counted(len(self.orders), "order"), f"of {self.family!r}")
 
     def condition(self, context: Tensor) -> Mixture:
         """The same as calling it."""

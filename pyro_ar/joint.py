@@ -33,7 +33,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
-from pyro_ar.checks import IntractableError, require
+from pyro_ar.checks import IntractableError, counted, one_line, require
 from pyro_ar.visible import check_visible
 
 __all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Marginal"]
@@ -188,6 +188,27 @@ class Joint(_Expandable):
         """
         return Given(self, x, visible)
 
+    def __repr__(self) -> str:
+        """What it is over, in one line."""
+        try:
+            parameters = counted(self.num_parameters, "parameter")
+        except NotImplementedError:
+            parameters = ""
+        return one_line(type(self).__name__, *self._described(), parameters)
+
+    def _described(self) -> list[str]:
+        """The parts of `repr`: variables and states, what the class adds, and the batch."""
+        n, states = math.prod(self.event_shape), self.num_states
+        of = "" if states is None else f" of {states[0]}" if len(set(states)) == 1 else f" of {min(states)} to {max(states)}"
+        shape = f" ({'x'.join(map(str, self.event_shape))})" if len(self.event_shape) > 1 else ""
+        batch = f"batch {tuple(self.batch_shape)}" if self.batch_shape else ""
+        kind = " real" if states is None else ""
+        return [counted(n, f"{kind} variable".strip()) + shape + (f"{of} states" if of else ""), *self._particulars(), batch]
+
+    def _particulars(self) -> list[str]:
+        """What `repr` says of this class beyond its variables."""
+        return []
+
     # Checks and shapes, shared by all.
 
     def _spread(self, answer: Tensor, x: Tensor) -> Tensor:
@@ -258,6 +279,9 @@ class Marginal(_Expandable):
         super().__init__(_broadcast("the pattern", left, joint.batch_shape), joint.event_shape,
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
+    def __repr__(self) -> str:
+        return one_line("Marginal", _seen(self.visible, self.event_shape), f"of {type(self.joint).__name__}", *self.joint._described())
+
     @property
     def support(self) -> constraints.Constraint | None:
         return self.joint.support
@@ -304,6 +328,10 @@ class Given(_Expandable):
         super().__init__(self.log_evidence.shape, joint.event_shape,
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
+    def __repr__(self) -> str:
+        rows = f"batch {tuple(self.batch_shape)}" if self.batch_shape else ""
+        return one_line("Given", _seen(self.visible, self.event_shape), rows, f"of {type(self.joint).__name__}", *self.joint._described())
+
     @property
     def support(self) -> constraints.Constraint | None:
         return self.joint.support
@@ -333,6 +361,15 @@ class Given(_Expandable):
         """
         with torch.no_grad():
             return self._answering._most_likely(*self._row(Size()))
+
+
+def _seen(visible: Tensor, event_shape: Size) -> str:
+    """A pattern in words."""
+    cells = math.prod(event_shape)
+    rows = visible.flatten(-len(event_shape)).sum(-1)
+    few, most = (int(rows.min()), int(rows.max())) if rows.numel() else (0, 0)
+    many = f" of {rows.numel():,} patterns" if rows.ndim else ""
+    return f"{few if few == most else f'{few} to {most}'} of {cells} cells visible" + (f" in each{many}" if many else "")
 
 
 def all_states(num_states: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor
 
-from pyro_ar.checks import IntractableError, require
+from pyro_ar.checks import IntractableError, counted, require
 from pyro_ar.joint import Joint
 
 __all__ = ["Averaged", "Mixture"]
@@ -72,6 +72,11 @@ class Mixture(Joint):
             return Mixture(tensors["log_weights"], of("joints.", self.joints), validate_args=self._validate_args)
         parts = [of(f"joints.{i}.", j) for i, j in enumerate(self.joints)]
         return Mixture(tensors["log_weights"], parts, validate_args=self._validate_args)
+
+    def _particulars(self) -> list[str]:
+        names = [type(j).__name__ for j in self._parts]
+        inside = ", ".join(dict.fromkeys(names)) if len(set(names)) <= 3 else f"{len(set(names))} classes"
+        return [f"{counted(self.log_weights.shape[-1], 'component')} of {inside}"]
 
     @property
     def _parts(self) -> list[Joint]:

@@ -48,7 +48,7 @@ class Fit:
     best_epoch: int
     epochs: int
     stopped_early: bool
-    history: list[tuple[float, float]] = field(default_factory=list)
+    history: list[tuple[float, float]] = field(default_factory=list, repr=False)
 
 
 def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None, *,

@@ -62,6 +62,9 @@ class Transformed(Joint):
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Transformed":
         return Transformed(self.joint.with_tensors({k.removeprefix("joint."): t for k, t in tensors.items()}), self.transform)
 
+    def _particulars(self) -> list[str]:
+        return [f"{type(self.transform).__name__} of {type(self.joint).__name__}"]
+
     @property
     def support(self) -> constraints.Constraint:
         return constraints.independent(_Image(self.transform), len(self.event_shape))

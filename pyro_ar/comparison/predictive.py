@@ -14,7 +14,7 @@ from torch import Size, Tensor
 
 from pyro_ar.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
 from pyro_ar.bayesian import Posterior
-from pyro_ar.checks import require
+from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.pointwise import cells, check_finite, model_log_likelihood, pointwise_log_likelihood
 from pyro_ar.joint import Joint
 from pyro_ar.tables import ChowLiuTree, TablePosterior
@@ -246,6 +246,9 @@ class Loo(NamedTuple):
     good_k: float
     p: float
     method: str = "PSIS-LOO"
+
+    def __repr__(self) -> str:
+        return one_line("Loo", self.method, counted(len(self.pointwise), "row"), f"{self.pointwise.mean():.4f} nats per row", f"{len(self.bad)} bad Pareto k")
 
     @property
     def elpd(self) -> float:

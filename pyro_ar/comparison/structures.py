@@ -10,7 +10,7 @@ import torch
 
 from torch import Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.held_out import average, share_states
 from pyro_ar.comparison.recipes import TableModel, chain_over
 from pyro_ar.mixture import Mixture
@@ -60,6 +60,10 @@ class StructurePosterior:
                 "predictive wants the rows that the probabilities are of: structure_posterior(x).predictive(x)", x, self.x)
         kept = {name: p for name, p in self.probs.items() if p > 1e-6}
         return average({name: self.models[name].fit(x) for name in kept}, kept)
+
+    def __repr__(self) -> str:
+        return one_line("StructurePosterior", f"{counted(len(self.probs), 'structure')} given {counted(len(self.x), 'row')}",
+                        f"best: {self.best} (p = {self.probs[self.best]:.3f})", "print it for the table")
 
     def __str__(self) -> str:
         wide = max(len(name) for name in self.probs)

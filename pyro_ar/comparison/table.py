@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_ar.checks import counted, one_line
 from pyro_ar.comparison.predictive import Loo
 
 __all__ = ["METHODS", "Comparison", "Row"]
@@ -83,6 +84,10 @@ class Comparison:
         if name not in found:
             raise KeyError(f"no model {name!r}; there are {', '.join(found)}")
         return found[name]
+
+    def __repr__(self) -> str:
+        count = len(next(iter(self.pointwise.values()), ()))
+        return one_line("Comparison", f"{counted(len(self.rows), 'model')} on {counted(count, 'row')}", f"best: {self.best}", "print it for the table")
 
     def __str__(self) -> str:
         head = ["model", "nats/row", "se", "difference", "paired se", "weight", "parameters", "log evidence", "Pareto k", "method"]

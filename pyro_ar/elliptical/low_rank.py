@@ -52,6 +52,9 @@ class _LowRank(Elliptical):
         if not bool(self.cov_factor.isfinite().all() & self.cov_diag.isfinite().all()):
             raise NotPositiveDefinite("cov_factor and cov_diag must be finite")
 
+    def _particulars(self) -> list[str]:
+        return [f"rank {self.rank}"]
+
     @property
     def rank(self) -> int:
         """Columns of the factor."""

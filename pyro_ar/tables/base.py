@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import Categorical, Dirichlet, constraints
 from torch import Size, Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import counted, one_line, require
 from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
     Block,
@@ -256,6 +256,12 @@ class TablePosterior:
                  structure: dict[str, Any]) -> None:
         self._joint, self._num_states, self._structure = joint, num_states, structure
         self.dirichlets = [Dirichlet(c) for c in concentrations]
+
+    def __repr__(self) -> str:
+        sizes = self._num_states
+        of = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
+        return one_line("TablePosterior", f"of {self._joint.__name__}", f"{counted(len(sizes), 'variable')} of {of} states",
+                        counted(len(self.dirichlets), "table"))
 
     def _build(self, tables: list[Tensor]) -> TableJoint:
         logits = [

@@ -1,6 +1,8 @@
 r"""Bayes nets over any directed acyclic graph."""
 
-from collections.abc import Sequence
+import math
+
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,6 +13,7 @@ from pyro_ar.checks import require
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.families import FamilyJoint, Group, topological_order
+from pyro_ar.tables.pgmpy_bridge import Named, read_pgmpy, write_pgmpy
 
 __all__ = ["BayesNet"]
 
@@ -28,6 +31,10 @@ class BayesNet(FamilyJoint):
         parents: For each variable the numbers of its parents.
         tables: For each variable its logits, unnormalised over the last dimension.
 
+    Attributes:
+        variables: Names of the variables, of a net that came `from_pgmpy`; else None.
+        state_names: Of each variable the names of its states.
+
     Raises:
         ValueError: A cycle, unknown or repeated parents, or tables that do not fit them.
 
@@ -41,6 +48,9 @@ class BayesNet(FamilyJoint):
         >>> net.marginal(torch.tensor([True, False, False])).log_prob(torch.tensor([1., 0., 0.]))
         tensor(-0.6931)
     """
+
+    variables: tuple[Hashable, ...] | None = None
+    state_names: tuple[tuple[Hashable, ...], ...] | None = None
 
     def __init__(self, parents: Sequence[Sequence[int]], tables: Sequence[Tensor],
                  *, validate_args: bool | None = None) -> None:
@@ -60,7 +70,61 @@ class BayesNet(FamilyJoint):
         super().__init__(tensors, batch, sizes, validate_args=validate_args)
 
     def with_tensors(self, tensors: Any) -> "BayesNet":
-        return type(self)(self.parents, list(tensors.values()), validate_args=self._validate_args)
+        net = type(self)(self.parents, list(tensors.values()), validate_args=self._validate_args)
+        net.variables, net.state_names = self.variables, self.state_names
+        return net
+
+    @classmethod
+    def from_pgmpy(cls, model: Any, variables: Sequence[Hashable] | None = None, *, dtype: torch.dtype = torch.float64) -> Self:
+        """The net of a pgmpy `DiscreteBayesianNetwork`; of a BIF file: `BayesNet.from_pgmpy(BIFReader(path).get_model())`.
+
+        Args:
+            model: With a `TabularCPD` for every node.
+            variables: The order of the variables; None: that of the nodes.
+            dtype: Of the tables.
+
+        Raises:
+            ValueError: No such model, a node without a table, or other variables than its nodes.
+        """
+        named = read_pgmpy(model, variables, dtype)
+        net = cls(named.parents, named.tables)
+        net.variables, net.state_names = named.variables, named.state_names
+        return net
+
+    def to_pgmpy(self) -> Any:
+        """The same net as a pgmpy `DiscreteBayesianNetwork`; without names of its own: variables x0, x1, ..., states 0, 1, ...
+
+        Raises:
+            ImportError: pgmpy is not installed.
+            ValueError: The net has batch dimensions.
+        """
+        require(self.batch_shape == (), "to_pgmpy wants one net, without batch dimensions", tuple(self.batch_shape))
+        names = self.variables or tuple(f"x{v}" for v in range(len(self.parents)))
+        states = self.state_names or tuple(tuple(range(k)) for k in self.num_states)
+        return write_pgmpy(Named(list(self.parents), [t.detach().softmax(-1) for t in self.tables], names, states))
+
+    def row_of(self, states: Mapping[Hashable, Hashable]) -> tuple[Tensor, Tensor]:
+        """A row, NaN where no state is named, and its pattern, from names of variables and states.
+
+        Raises:
+            ValueError: The net has no names, or not these.
+
+        Example:
+            >>> net = BayesNet([(), (0,)], [torch.tensor([0.8, 0.2]).log(), torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()])
+            >>> net.variables, net.state_names = ("rain", "wet"), (("no", "yes"), ("no", "yes"))
+            >>> x, visible = net.row_of({"wet": "yes"})
+            >>> x, net.marginal(visible).log_prob(x).exp()  # 0.8 * 0.1 + 0.2 * 0.8
+            (tensor([nan, 1.]), tensor(0.2400))
+        """
+        require(self.variables is not None and self.state_names is not None, "row_of wants a net with names, as from_pgmpy gives them")
+        variables, names = self.variables or (), self.state_names or ()
+        x = torch.full(self.event_shape, math.nan, dtype=self.dtype, device=self.device)
+        for variable, state in states.items():
+            require(variable in variables, "row_of wants variables of the net", variable)
+            at = variables.index(variable)
+            require(state in names[at], f"{variable} has the states {', '.join(map(str, names[at]))}", state)
+            x[at] = names[at].index(state)
+        return x, ~x.isnan()
 
     _options = ("parents",)
 

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import Categorical
 from torch import Size, Tensor
 
+from pyro_ar.checks import counted
 from pyro_ar.tables.base import TableJoint, pick
 
 __all__ = ["FamilyJoint", "Group", "conditionals_of", "topological_order"]
@@ -55,6 +56,9 @@ class FamilyJoint(TableJoint, abc.ABC):
         """The parents of each variable."""
         of = {v: p for group in self._groups for v, p in zip(*group, strict=True)}
         return tuple(of[v] for v in range(len(of)))
+
+    def _particulars(self) -> list[str]:
+        return [counted(sum(map(len, self.parents)), "edge")]
 
     @property
     def order(self) -> Tensor:

@@ -161,6 +161,10 @@ class MarkovChain(FamilyJoint):
         first = math.prod(self.num_states[:self.markov_order]) - 1
         return super().num_parameters - (first if self.initial_logits is None else 0)
 
+    def _particulars(self) -> list[str]:
+        start = "stationary start" if self.initial_logits is None else ""
+        return [f"order {self.markov_order}", "" if self.num_variables is None else "one transition table", start]
+
     def _initial(self) -> Tensor:
         """The log probabilities of the first k variables, `(*B, *K)`."""
         k = self.markov_order

@@ -5,6 +5,7 @@ import itertools
 import math
 import pathlib
 import random
+import sys
 import warnings
 
 import numpy as np
@@ -17,6 +18,7 @@ with warnings.catch_warnings():  # pgmpy 1.1 warns of its own renamings while it
     warnings.filterwarnings("ignore", message=".*pgmpy.*", category=FutureWarning)
     pgmpy = pytest.importorskip("pgmpy")
     from pgmpy.estimators import K2, BDeu, TreeSearch
+    from pgmpy.factors.discrete import TabularCPD
     from pgmpy.inference import VariableElimination
     from pgmpy.readwrite import BIFReader
 
@@ -209,3 +211,97 @@ def test_the_best_tree(pair):
     # Ties (pairs of equal information) may be broken otherwise: compare the trees, else what they maximise.
     assert ours == others or likelihood(ours) == pytest.approx(likelihood(others), abs=1e-6)
     assert likelihood(ours) == pytest.approx(tree.log_prob(x).double().sum().item(), abs=0.05)
+
+
+# Nets to and from pgmpy.
+
+
+def shuffled(table, seed):
+    """The same conditional table with its parents, and the states of each, in another order."""
+    pick = random.Random(seed)
+    variable, *evidence = table.variables
+    order = pick.sample(evidence, len(evidence))
+    names = {v: pick.sample(list(table.state_names[v]), len(table.state_names[v])) for v in order} | {variable: list(table.state_names[variable])}
+    values = np.transpose(table.values, [0, *(table.variables.index(u) for u in order)])
+    for axis, u in enumerate(order, 1):
+        values = values.take([list(table.state_names[u]).index(s) for s in names[u]], axis)
+    sizes = [len(names[u]) for u in order]
+    return TabularCPD(variable, len(names[variable]), values.reshape(len(values), -1), order or None, sizes or None, state_names=names)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["as it is", "tables with orders of their own"])
+def test_a_net_from_pgmpy_answers_as_pgmpy(pair, mixed):
+    """Also where every table lists its parents and their states in another order; asked by names."""
+    model = pair.theirs.copy()
+    if mixed:
+        for i, v in enumerate(pair.nodes):
+            table = model.get_cpds(v)
+            model.remove_cpds(table)
+            model.add_cpds(shuffled(table, i))  # `check_model` refuses other orders of states, readers of files may make them
+    net = BayesNet.from_pgmpy(model)
+    assert net.variables == tuple(pair.nodes)
+    x, visible = pair.rows(12, 30), few(len(pair.nodes), 12, 5, 30)
+    for i in range(12):
+        chosen = pair.evidence(x[i], visible[i])
+        row, seen = net.row_of(chosen)
+        assert seen.tolist() == visible[i].tolist()
+        wanted = pair.query.query(list(chosen), show_progress=False).get_value(**chosen)
+        assert net.marginal(seen).log_prob(row).exp().item() == pytest.approx(wanted, **TO_SIX_DIGITS)
+    backwards = BayesNet.from_pgmpy(model, variables=pair.nodes[::-1])
+    assert backwards.state_names == net.state_names[::-1]
+    torch.testing.assert_close(backwards.log_prob(x.flip(-1)), net.log_prob(x))
+
+
+def test_to_pgmpy_and_back(pair):
+    net = BayesNet.from_pgmpy(pair.theirs)
+    model = net.to_pgmpy()
+    assert model.check_model()
+    assert set(model.edges()) == set(pair.theirs.edges())
+    for v in pair.nodes:
+        ours, theirs = model.get_cpds(v), pair.theirs.get_cpds(v)
+        assert ours.variables == theirs.variables
+        assert ours.state_names == theirs.state_names
+        assert np.allclose(ours.values, theirs.values / theirs.values.sum(0), rtol=1e-14, atol=0)
+    again = BayesNet.from_pgmpy(model)
+    assert (again.parents, again.variables, again.state_names) == (net.parents, net.variables, net.state_names)
+    for a, b in zip(again.tables, net.tables, strict=True):
+        torch.testing.assert_close(a.softmax(-1), b.softmax(-1), rtol=1e-14, atol=0)
+    assert net.with_tensors(net.tensors).variables == net.expand([3]).variables == net.variables
+
+
+def test_a_net_of_our_own_in_pgmpy():
+    """Of different numbers of states, parents against the order of the event."""
+    torch.manual_seed(0)
+    net = BayesNet([(2, 1), (), (1,)], [torch.randn(4, 3, 2), torch.randn(3), torch.randn(3, 4)])
+    model = net.to_pgmpy()
+    assert model.check_model()
+    query = VariableElimination(model)
+    for a, b, c in itertools.product(range(2), range(3), range(4)):
+        wanted = query.query(["x0", "x1", "x2"], show_progress=False).get_value(x0=a, x1=b, x2=c)
+        assert net.log_prob(torch.tensor([a, b, c])).exp().item() == pytest.approx(wanted, abs=1e-6)
+    found = ChowLiuTree.from_pgmpy(BayesNet([(), (0,)], [torch.zeros(2), torch.randn(2, 2)]).to_pgmpy())
+    assert isinstance(found, ChowLiuTree)
+
+
+def test_what_is_no_net_of_pgmpy_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"wants a DiscreteBayesianNetwork.*; got 'str'"):
+        BayesNet.from_pgmpy("asia.bif")
+    net = BayesNet([(), (0,)], [torch.zeros(2), torch.zeros(2, 2)])
+    model = net.to_pgmpy()
+    with pytest.raises(ValueError, match="variables must name every node"):
+        BayesNet.from_pgmpy(model, variables=["x0"])
+    model.remove_cpds("x1")
+    with pytest.raises(ValueError, match=r"needs a TabularCPD; without one are; got \['x1'\]"):
+        BayesNet.from_pgmpy(model)
+    with pytest.raises(ValueError, match="without batch dimensions"):
+        net.expand([2]).to_pgmpy()
+    with pytest.raises(ValueError, match="wants a net with names"):
+        net.row_of({"x0": 1})
+    named = BayesNet.from_pgmpy(net.to_pgmpy())
+    with pytest.raises(ValueError, match="variables of the net; got 'y'"):
+        named.row_of({"y": 1})
+    with pytest.raises(ValueError, match="x0 has the states 0, 1; got 5"):
+        named.row_of({"x0": 5})
+    monkeypatch.setitem(sys.modules, "pgmpy.models", None)
+    with pytest.raises(ImportError, match="to_pgmpy needs pgmpy, which is not installed"):
+        net.to_pgmpy()
