@@ -1,5 +1,7 @@
 r"""Element-wise monotone changes of variable around a joint, under which marginals and conditionals stay exact."""
 
+import math
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.distributions.transforms import AffineTransform, ComposeTransform, Si
 
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
+from pyro_ar.transforms import transforms_active
 
 __all__ = ["Transformed", "logit"]
 
@@ -35,11 +38,11 @@ class Transformed(Joint):
 
     Args:
         joint: Over real values; its tensors get the prefix `joint.`.
-        transform: Element-wise bijection of the reals onto an interval, `transform(z) = x`, with tensors that broadcast to the
-            event. It is kept as it is: its own tensors are not among `tensors`. If it has `num_parameters`, they count.
+        transform: Element-wise bijection of all the reals onto an interval, `transform(z) = x`, with tensors that broadcast to the
+            event. In a composition every part must take all that the part before it gives: a logarithm may follow `exp`, not the reals. It is kept as it is: its own tensors are not among `tensors`. If it has `num_parameters`, they count.
 
     Raises:
-        ValueError: The joint is discrete or not over the reals, or the transform is not element-wise or not a bijection.
+        ValueError: The joint is discrete or not over the reals, or the transform is not element-wise, not a bijection, or not defined on all the reals.
 
     Example:
         >>> import math
@@ -55,12 +58,15 @@ class Transformed(Joint):
         element_wise = (isinstance(transform, Transform) and transform.bijective
                         and transform.domain.event_dim == 0 and transform.codomain.event_dim == 0)
         require(element_wise, "Transformed wants an element-wise bijection", transform)
+        if validate_args is not False and not transforms_active():
+            _check_domain(transform, torch.zeros(joint.event_shape, dtype=torch.float64, device=joint.device))
         self.joint, self.transform = joint, _owned(transform)
         super().__init__({f"joint.{name}": t for name, t in joint.tensors.items()}, joint.batch_shape, joint.event_shape,
                          validate_args=validate_args)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Transformed":
-        return Transformed(self.joint.with_tensors({k.removeprefix("joint."): t for k, t in tensors.items()}), self.transform)
+        joint = self.joint.with_tensors({k.removeprefix("joint."): t for k, t in tensors.items()})
+        return Transformed(joint, self.transform, validate_args=self._validate_args)
 
     def _particulars(self) -> list[str]:
         return [f"{type(self.transform).__name__} of {type(self.joint).__name__}"]
@@ -173,6 +179,52 @@ class _Inverse(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return -self.transform.log_abs_det_jacobian(y, x)
+
+
+@torch.no_grad()
+def _check_domain(transform: Transform, zero: Tensor) -> None:
+    """Raise `ValueError` unless the transform takes all real numbers, and one to one.
+
+    The ends of the interval that each part gives are followed, because the constraints of torch do not know them: those of a
+    shift are the reals, whatever is shifted.
+    """
+    low, high = zero - math.inf, zero + math.inf
+    below, above = zero - 1, zero + 1
+    for part in _parts(transform):
+        bounds = _bounds(part.domain)
+        fits = bounds is not None and bool((low >= bounds[0]).all()) and bool((high <= bounds[1]).all())
+        require(fits, "Transformed wants a bijection of all the reals, every part of which takes all that the part before it gives",
+                type(part).__name__, f"which takes {part.domain}")
+        try:
+            low, high, below, above = (part(t) for t in (low, high, below, above))
+        except RuntimeError:
+            require(False, f"Transformed wants a transform of cells of shape {tuple(zero.shape)}", part)
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        if bool(low.isnan().any()):  # no limit there: what the part promises
+            low, high = (zero + b for b in _bounds(part.codomain) or (-math.inf, math.inf))
+        changes = (below != above) & below.isfinite() & above.isfinite()
+        require(bool(changes.all()), "Transformed wants a transform that is one to one; this one maps -1 and 1 to the same number, or "
+                "to none", type(part).__name__)
+
+
+def _parts(transform: Transform) -> list[Transform]:
+    """Those of a composition, and of compositions within."""
+    if isinstance(transform, ComposeTransform):
+        return [part for inner in transform.parts for part in _parts(inner)]
+    return [transform]
+
+
+def _bounds(constraint: Any) -> tuple[Any, Any] | None:
+    """The ends of an interval of real numbers; None for any other set."""
+    if isinstance(constraint, constraints.independent):
+        return _bounds(constraint.base_constraint)
+    if isinstance(constraint, constraints.cat):
+        each = [_bounds(part) for part in constraint.cseq]
+        return each[0] if all(b == (-math.inf, math.inf) for b in each) else None
+    ends = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
+    if constraint.is_discrete or (ends == (None, None) and constraint is not constraints.real):
+        return None
+    return -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
 
 
 def _owned(transform: Transform) -> Transform:

@@ -8,14 +8,22 @@ import torch
 
 from scipy.stats import norm, rankdata
 from torch.distributions import (
+    Exponential,
     LogNormal,
     MultivariateNormal,
+    Normal,
     TransformedDistribution,
 )
 from torch.distributions.transforms import (
+    AbsTransform,
     AffineTransform,
+    CatTransform,
     ComposeTransform,
+    CumulativeDistributionTransform,
     ExpTransform,
+    PowerTransform,
+    SigmoidTransform,
+    SoftmaxTransform,
     SoftplusTransform,
     TanhTransform,
 )
@@ -181,3 +189,41 @@ def test_conditionals_of_an_expanded_joint_have_its_shape(batch):
         answer = joint.expand(left).conditional_log_prob(x)
         assert answer.shape == (*left, 3)
         torch.testing.assert_close(answer.sum(-1), joint.log_prob(x).expand(left))
+
+
+def composed(*parts):
+    return ComposeTransform(list(parts))
+
+
+EXP, SIGMOID, TANH = ExpTransform(), SigmoidTransform(), TanhTransform()
+
+
+@pytest.mark.parametrize("transform", [
+    EXP.inv, SIGMOID.inv, TANH.inv, SoftplusTransform().inv, PowerTransform(2.0), PowerTransform(3.0).inv, logit(0.0, 1.0).inv,
+    CumulativeDistributionTransform(Exponential(1.0)), CumulativeDistributionTransform(Normal(0.0, 1.0)).inv,
+    composed(AffineTransform(1.0, 2.0), EXP.inv), composed(EXP, AffineTransform(-1.0, 1.0), EXP.inv), composed(TANH, EXP.inv),
+    composed(EXP, AffineTransform(0.0, -1.0), EXP.inv), composed(EXP, SIGMOID.inv), composed(composed(EXP.inv), EXP),
+    composed(EXP, TANH.inv), composed(EXP.inv, EXP), composed(SIGMOID, AffineTransform(0.0, torch.tensor([1.0, 0.5, 2.0])), SIGMOID.inv),
+    AbsTransform(), SoftmaxTransform(), AffineTransform(0.0, 0.0), AffineTransform(0.0, torch.tensor([1.0, 0.0, 2.0])),
+    AffineTransform(math.nan, 1.0), AffineTransform(0.0, math.inf), CatTransform([EXP, EXP.inv], -1, [1, 2]),
+    AffineTransform(torch.zeros(4), 1.0),
+], ids=str)
+def test_a_transform_of_less_than_the_reals_is_refused(transform) -> None:
+    with pytest.raises(ValueError, match="Transformed wants a"):
+        Transformed(gaussian(), transform)
+
+
+@pytest.mark.parametrize("transform", [
+    EXP, SIGMOID, TANH, AffineTransform(1.0, -3.0).inv, composed(EXP, EXP.inv), composed(EXP, EXP.inv, EXP), composed(EXP, PowerTransform(-2.0)),
+    composed(SIGMOID, AffineTransform(0.2, torch.tensor([0.5, 0.1, 0.7])), SIGMOID.inv), composed(EXP, AffineTransform(1.0, 2.0), EXP.inv),
+    composed(SIGMOID, composed(SIGMOID.inv, EXP)), CumulativeDistributionTransform(Normal(0.0, 1.0)), composed(),
+    CatTransform([EXP, AffineTransform(0.0, 2.0)], -1, [1, 2]), composed(EXP, AffineTransform(0.0, -1.0), SIGMOID),
+], ids=str)
+def test_a_transform_of_all_the_reals_is_taken(transform):
+    """In one dimension, by quadrature over what its draws span: it is a density of mass one."""
+    joint = Transformed(Gaussian(torch.zeros(3), torch.eye(3)), transform)
+    x = transform(torch.linspace(-5, 5, 4001).unsqueeze(-1).expand(-1, 3))
+    for i in range(3):
+        log_p = joint.marginal(torch.arange(3) == i).log_prob(x)
+        total = torch.trapezoid(log_p.exp(), x[:, i]).abs()
+        assert abs(float(total) - 1) < 1e-3
