@@ -54,7 +54,8 @@ from pyro_ar.divergence import KLEstimate, closest_table, estimate_kl, kl_diverg
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from pyro_ar.estimate import estimate_log_marginal
 from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
-from pyro_ar.joint import Given, Joint, Marginal
+from pyro_ar.imputing import impute
+from pyro_ar.joint import Given, Joint, Latent, Marginal
 from pyro_ar.mixture import Mixture
 from pyro_ar.mixture_chain import MixtureChain
 from pyro_ar.rank_normal import RankNormal
@@ -65,12 +66,12 @@ from pyro_ar.transformed import Transformed
 __all__ = [
     "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "Comparison", "CorrectedClassifier", "Decision", "Difference",
     "DiscriminantAnalysis", "Evidence", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent", "Gaussian",
-    "GenerativeClassifier", "Given", "IntractableError", "Joint", "KLEstimate", "LogisticRegression", "Loo", "Looks",
+    "GenerativeClassifier", "Given", "IntractableError", "Joint", "KLEstimate", "Latent", "LogisticRegression", "Loo", "Looks",
     "LowRankGaussian", "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureChainClassifier",
     "MixtureDiscriminantAnalysis", "NADE", "NeuralModel", "OrderlessNADE", "OverOrders", "PatternNet", "Plausibility", "Posterior", "RankNormal", "RiskCoverage",
     "Row", "SemiSupervised", "StructurePosterior", "StudentT", "TableModel", "TablePosterior", "TemperatureScaled", "Transformed",
     "arviz_comparison", "average", "chain_over", "closest_table", "compare", "cross_validate", "decide",
-    "estimate_kl", "estimate_log_marginal", "fit", "guide_draws", "held_out_score", "information_gain",
+    "estimate_kl", "estimate_log_marginal", "fit", "guide_draws", "held_out_score", "impute", "information_gain",
     "kl_divergence", "load", "loo", "model_log_likelihood", "order", "outputs", "paired_difference",
     "pointwise_log_likelihood", "refit_bad", "reveal", "risk_coverage", "save", "stacking_weights",
     "structure_posterior", "table_models", "to_inference_data", "variable_orders", "visible",

@@ -13,7 +13,7 @@ hook                   what it returns
 `_sample(shape)`       one tensor of shape `shape + event`, floating
 `_method(visible)`     a name per pattern, or `IntractableError`
 `_log_marginal(x, v)`  log p(x_visible); `x` holds zeros where hidden
-`_complete(x, v)`      `x` with its hidden cells drawn
+`_complete(x, v)`      `x` with its hidden cells drawn; differentiable where `has_rsample`
 `_most_likely(x, v)`   `x` with its hidden cells at their most likely joint value
 =====================  =====================================================================
 
@@ -32,11 +32,13 @@ import torch
 
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
+from torch.distributions import biject_to
 
 from pyro_ar.checks import IntractableError, counted, one_line, require
+from pyro_ar.sites import NoEvidence, PartlyFixed, latent_site
 from pyro_ar.visible import check_visible
 
-__all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Marginal"]
+__all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Latent", "Marginal"]
 
 # Enumeration inside Pyro multiplies with every plate above it: 4096 values are a tensor, 2^16 a trap.
 MAX_ENUMERABLE = 4096
@@ -237,8 +239,7 @@ class Joint(_Expandable):
         return x
 
     def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        support: Any = self.support
-        good = (support.base_constraint if isinstance(support, constraints.independent) else support).check(x)
+        good = _of_cells(self.support).check(x)
         if visible is not None:
             good = good | ~visible
         if not bool(good.all()):
@@ -284,7 +285,14 @@ class Marginal(_Expandable):
 
     @property
     def support(self) -> constraints.Constraint | None:
-        return self.joint.support
+        free = self.joint.support
+        if free is None or bool(self.visible.all()):
+            return free
+        return PartlyFixed(free, self._supports, "a marginal with hidden cells is no latent site, because nothing says where these lie: "
+                           "observe it, or sample the joint itself")
+
+    def _supports(self, value: Tensor) -> Tensor:
+        return _all_cells(_of_cells(self.joint.support).check(value) | ~self.visible, self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         require(isinstance(value, Tensor) and value.ndim >= len(self.event_shape),
@@ -307,8 +315,12 @@ class Given(_Expandable):
     `log_prob` is `joint.log_prob - marginal(visible).log_prob` in the same order, and minus
     infinity where a visible cell differs. `mode` is the most likely completion.
 
+    It serves as a guide, as a proposal and with `obs=`. As an unobserved site that a guide or MCMC moves it would have
+    density zero wherever a visible cell differs, and is refused: `latent` is its form for that, and `par.impute` the
+    call that uses it.
+
     Raises:
-        ValueError: The visible cells have probability zero.
+        ValueError: The visible cells have probability zero; or inference moves a site of it off its visible cells.
     """
 
     has_enumerate_support = False
@@ -321,8 +333,10 @@ class Given(_Expandable):
         self.method = marginal.method
         self.log_evidence = marginal.log_prob(x)
         impossible = self.log_evidence == -math.inf
-        require(not bool(impossible.any()), "given wants visible cells of positive probability",
-                f"probability zero in {int(impossible.sum())} of {impossible.numel()} rows")
+        if bool(impossible.any()):
+            error = NoEvidence if joint.num_states is None else ValueError
+            raise error("given wants visible cells of positive probability; got probability zero in "
+                        f"{int(impossible.sum())} of {impossible.numel()} rows")
         self._answering = marginal._answering
         self._x, self._visible = _align(self._answering, x, self.visible)
         super().__init__(self.log_evidence.shape, joint.event_shape,
@@ -334,15 +348,38 @@ class Given(_Expandable):
 
     @property
     def support(self) -> constraints.Constraint | None:
-        return self.joint.support
+        free = self.joint.support
+        return free if free is None else PartlyFixed(free, self._supports, self._advice)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self._answering.has_rsample
+
+    def _supports(self, value: Tensor) -> Tensor:
+        same = _all_cells((value == self._x) | ~self._visible, self.event_shape)
+        return same & _all_cells(_of_cells(self.joint.support).check(value), self.event_shape)
+
+    @property
+    def _advice(self) -> str:
+        if self.joint.num_states is None:
+            return ("given(x, visible) is no latent site: its density is zero wherever a visible cell differs. Use given(x, visible).latent(), "
+                    "or par.impute(name, joint, x, visible), which also puts the visible cells back")
+        return ("given(x, visible) of discrete cells is no latent site: sum the hidden cells out. Observe joint.marginal(visible), or enumerate "
+                "a site of the joint itself, its visible cells tied by pyro.factor")
 
     def log_prob(self, value: Tensor) -> Tensor:
         joint = self._answering
         x = joint._check_value(value)
-        same = ((x == self._x) | ~self._visible).flatten(-len(self.event_shape)).all(-1)
-        merged = torch.where(self._visible, self._x.to(x.dtype), x)
-        return torch.where(same, joint._log_prob(merged) - self.log_evidence, -math.inf).expand(
+        same = _all_cells((x == self._x) | ~self._visible, self.event_shape)
+        if self.joint.num_states is None:  # discrete values may meet the visible cells by chance, and then they count
+            site = latent_site()
+            require(site is None or bool(same.all()), f"{self._advice} (site {site!r})")
+        return torch.where(same, self._log_hidden(x), -math.inf).expand(
             torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+
+    def _log_hidden(self, x: Tensor) -> Tensor:
+        """Log p of the hidden cells of `x`, whose visible cells are not read."""
+        return self._answering._log_prob(torch.where(self._visible, self._x.to(x.dtype), x)) - self.log_evidence
 
     def _row(self, shape: Size) -> tuple[Tensor, Tensor]:
         shape = shape + self.batch_shape + self.event_shape
@@ -350,7 +387,19 @@ class Given(_Expandable):
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         with torch.no_grad():
-            return self._answering._complete(*self._row(Size(sample_shape)))
+            return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Completions, differentiable where `has_rsample` says so."""
+        return self._answering._complete(*self._row(Size(sample_shape)))
+
+    def latent(self) -> "Latent":
+        """The same over all real vectors, for sites that a guide or MCMC moves; see `Latent`.
+
+        Raises:
+            IntractableError: The joint is discrete.
+        """
+        return Latent(self)
 
     @property
     def mode(self) -> Tensor:
@@ -370,6 +419,89 @@ def _seen(visible: Tensor, event_shape: Size) -> str:
     few, most = (int(rows.min()), int(rows.max())) if rows.numel() else (0, 0)
     many = f" of {rows.numel():,} patterns" if rows.ndim else ""
     return f"{few if few == most else f'{few} to {most}'} of {cells} cells visible" + (f" in each{many}" if many else "")
+
+
+class Latent(_Expandable):
+    r"""p(hidden | visible) on the hidden cells times a standard normal on the visible ones: the form of `Given` for latent sites.
+
+    The visible cells of a value `z` mean nothing: they are standard normal and independent of the rest, so that the site has a
+    positive density everywhere, and `complete` replaces them by what was seen. With :math:`T` that takes the reals onto the joint's support
+    (`biject_to`; the identity where the support is the reals)
+
+    .. math:: \log q(z) = \log p(z_h \mid x_v) + \sum_{i \in v} \left( \log \mathcal{N}(T^{-1}(z_i); 0, 1)
+              + \log \left| \frac{d T^{-1}(z_i)}{d z_i} \right| \right)
+
+    Shapes:
+        - As `given`: its batch shape and event shape; each row has its own pattern.
+        - `support` is that of the joint.
+
+    Args:
+        given: Of a continuous joint.
+
+    Raises:
+        IntractableError: The joint is discrete.
+
+    Example:
+        >>> from pyro_ar.elliptical import Gaussian
+        >>> joint = Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> given = joint.given(torch.tensor([1.0, math.nan]), torch.tensor([True, False]))
+        >>> z = torch.tensor([3.0, 0.5])
+        >>> given.latent().log_prob(z)  # N(3; 0, 1) N(0.5; 0.5, 0.75)
+        tensor(-6.1940)
+        >>> given.latent().complete(z)
+        tensor([1.0000, 0.5000])
+    """
+
+    has_enumerate_support = False
+
+    def __init__(self, given: Given) -> None:
+        if given.joint.num_states is not None:
+            raise IntractableError(given._advice)
+        self.given = given
+        self._to_support = biject_to(_of_cells(given.joint.support))
+        super().__init__(given.batch_shape, given.event_shape, validate_args=given._validate_args)
+
+    def __repr__(self) -> str:
+        return repr(self.given).replace("Given", "Latent", 1)
+
+    @property
+    def support(self) -> constraints.Constraint | None:
+        return self.given.joint.support
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.given.has_rsample
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        given = self.given
+        z = given._answering._check_value(value)
+        visible = given._visible
+        free = self._to_support.inv(z)
+        cells = -(free.square() + math.log(2 * math.pi)) / 2 - self._to_support.log_abs_det_jacobian(free, z)
+        log_p = given._log_hidden(z) + torch.where(visible, cells, 0).flatten(-len(self.event_shape)).sum(-1)
+        return log_p.expand(torch.broadcast_shapes(z.shape[: z.ndim - len(self.event_shape)], self.batch_shape))
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draws, differentiable where `has_rsample` says so."""
+        x = self.given.expand(self.batch_shape).rsample(sample_shape)
+        return torch.where(self.given._visible, self._to_support(torch.randn_like(x)), x)
+
+    def complete(self, z: Tensor) -> Tensor:
+        """`z` with its visible cells replaced by what was seen there."""
+        return torch.where(self.given._visible, self.given._x.to(z.dtype), z)
+
+
+def _of_cells(support: Any) -> Any:
+    """The constraint of a cell, from that of an event."""
+    return support.base_constraint if isinstance(support, constraints.independent) else support
+
+
+def _all_cells(good: Tensor, event_shape: Size) -> Tensor:
+    return good.flatten(good.ndim - len(event_shape)).all(-1) if event_shape else good
 
 
 def all_states(num_states: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from pyro.distributions import constraints
 from torch import Size, Tensor
-from torch.distributions import transforms
+from torch.distributions import biject_to, transform_to, transforms
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform, Transform
 
 from pyro_ar.checks import require
@@ -254,3 +254,9 @@ class _Image(constraints.Constraint):
             good = good & part.codomain.check(value)
             value = part.inv(value)
         return good
+
+
+@biject_to.register(_Image)
+@transform_to.register(_Image)
+def _onto(image: _Image) -> Transform:
+    return image.transform
