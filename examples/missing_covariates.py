@@ -12,8 +12,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 
+from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal
 
 import pyro_ar as par
 
@@ -44,12 +46,25 @@ def model(x, y=None):
         pyro.sample("y", dist.Normal(intercept + (full * coefficients).sum(-1), noise), obs=y)
 
 
+def hidden_cells(x):
+    """A normal guide for the cells of each row. Mean field (`AutoNormal` alone) ignores how they hang together, and its coefficients are too small."""
+    loc = pyro.param("x_loc", torch.zeros(x.shape))
+    root = pyro.param("x_root", torch.eye(3).repeat(len(x), 1, 1), constraint=constraints.lower_cholesky)
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x_unobserved", dist.MultivariateNormal(loc, scale_tril=root))
+
+
 def by_svi(x, y, steps):
     """Posterior draws of the coefficients under a normal guide."""
     pyro.clear_param_store()
-    guide = AutoNormal(model, init_scale=0.1)
+    parameters = AutoMultivariateNormal(poutine.block(model, hide=["x_unobserved", "rows"]), init_scale=0.1)
+
+    def guide(x, y=None):
+        parameters(x, y)
+        hidden_cells(x)
+
     rate = pyro.optim.ClippedAdam({"lr": 0.03, "lrd": 0.05 ** (1 / steps)})
-    svi = SVI(model, guide, rate, Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1))
+    svi = SVI(model, guide, rate, Trace_ELBO())
     for _ in range(steps):
         svi.step(x, y)
     return Predictive(model, guide=guide, num_samples=500, return_sites=["coefficients"])(x, y)["coefficients"].squeeze(-2)

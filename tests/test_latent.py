@@ -505,12 +505,24 @@ def slope_model(joint, x, y):
         pyro.sample("y", dist.Normal((full * slope).sum(-1), noise), obs=y)
 
 
-def slopes_by_svi(joint, x, y, steps=400):
-    guide = autoguide.AutoNormal(slope_model)
+def rows_guide(joint, x, y):
+    loc = pyro.param("loc", torch.zeros(x.shape))
+    root = pyro.param("root", torch.eye(3).repeat(len(x), 1, 1), constraint=dist.constraints.lower_cholesky)
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x_unobserved", dist.MultivariateNormal(loc, scale_tril=root))
+
+
+def slopes_by_svi(joint, x, y, steps=600):
+    rest = autoguide.AutoNormal(pyro.poutine.block(slope_model, hide=["x_unobserved", "rows"]))
+
+    def guide(*data):
+        rest(*data)
+        rows_guide(*data)
+
     svi = SVI(slope_model, guide, ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / steps)}), Trace_ELBO())
     for _ in range(steps):
         svi.step(joint, x, y)
-    return guide.locs.slope.detach()
+    return rest.median()["slope"].detach()
 
 
 def slopes_by_nuts(joint, x, y):
