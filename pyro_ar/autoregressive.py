@@ -8,7 +8,8 @@ import contextlib
 import copy
 import math
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor, nn
 
 from pyro_ar.checks import IntractableError, require
-from pyro_ar.joint import Joint
-from pyro_ar.nets.base import Net, transforms_active
+from pyro_ar.joint import Joint, batch_of
+from pyro_ar.nets.base import Net
 from pyro_ar.nets.draws import over_draws
 from pyro_ar.order import check_order, inverse, visible_first
 from pyro_ar.outputs import Output
+from pyro_ar.transforms import as_array, is_mapped, transforms_active
 
 __all__ = ["MAX_STATES", "Autoregressive"]
 
@@ -87,6 +89,17 @@ class Autoregressive(Joint):
             tensors["context"] = context.to(next(iter(weights.values())).dtype)
         super().__init__(tensors, self._shape_of(tensors), event_shape, validate_args=validate_args)
         self._own_batch_shape = self.batch_shape  # before any expand
+
+    @classmethod
+    def infer_shapes(cls, *, net: Any = None, weights: Any = (), output: Any = None, order: Sequence[int] | None = None,  # type: ignore[override]
+                     context: Sequence[int] | None = None) -> tuple[Size, Size]:
+        if not (isinstance(net, nn.Module) and isinstance(weights, Mapping)):
+            raise NotImplementedError("how many dimensions of a weight are draws is said by the net: give the net itself, and weights as a "
+                                      "dictionary of shapes")
+        dims = {name: p.ndim for name, p in net.named_parameters()}
+        require(set(weights) == set(dims), f"weights must be named {sorted(dims)}", sorted(weights))
+        more = {name: shape for name, shape in (("order", order), ("context", context)) if shape is not None}
+        return batch_of(cls, {**weights, **more}, {**dims, **dict.fromkeys(more, 1)}), Size(net.event_shape)  # type: ignore[arg-type]
 
     def _shape_of(self, tensors: Mapping[str, Tensor]) -> Size:
         lefts = [tensors[name].shape[: tensors[name].ndim - p.ndim] for name, p in self.net.named_parameters()]
@@ -227,6 +240,9 @@ class Autoregressive(Joint):
     def _method(self, visible: Tensor) -> np.ndarray:
         if not self.coherent:
             return np.full(tuple(visible.shape[: visible.ndim - len(self.event_shape)]), "visible-first chain")
+        if is_mapped(visible):
+            raise IntractableError("a fixed-order chain answers each pattern in its own way, and vmap keeps the patterns back. What works: "
+                                   "a pattern per row without vmap, or vmap over values, weights or contexts alone")
         before = _hidden_before(self._in_chain(visible)).sum(-1)
         most = int(before.max()) if before.numel() else 0
         k = self.output.num_states
@@ -237,12 +253,12 @@ class Autoregressive(Joint):
                 f"states, and at most {MAX_STATES} are summed over. What works: par.estimate_log_marginal, with its "
                 "standard error; an any-order family such as par.OrderlessNADE; an order in which the visible "
                 "variables come first")
-        return np.where((before > 0).cpu().numpy(), "enumeration", "prefix")
+        return np.where(as_array(before > 0), "enumeration", "prefix")
 
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         x, visible = self._in_chain(x), self._in_chain(visible)
-        hidden = _hidden_before(visible) if self.coherent else torch.zeros_like(visible)
-        if not bool(hidden.any()):
+        hidden = _hidden_before(visible)
+        if not self.coherent or not bool(hidden.any()):
             return torch.where(visible, self._chain(x), 0).sum(-1)
 
         def answer(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
@@ -263,6 +279,8 @@ class Autoregressive(Joint):
         return self._walk(shape, x, visible)
 
     def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+        if is_mapped(visible):
+            raise IntractableError("how many cells are hidden cannot be asked under a vmap over patterns; map over values, weights or contexts alone")
         x, visible = self._in_chain(x), self._in_chain(visible)
         most = int((~visible).sum(-1).max()) if visible.numel() else 0
         k = self.output.num_states
@@ -352,6 +370,7 @@ def _check_weights(net: nn.Module, weights: Mapping[str, Tensor], thorough: bool
         t = weights[name]
         require(isinstance(t, Tensor) and t.shape[max(t.ndim - p.ndim, 0):] == p.shape,
                 f"weight {name} must be a tensor that ends in {tuple(p.shape)}", t)
+        require(t.numel() > 0 or p.numel() == 0, f"weight {name} must have one draw or more", t)
         require(not (thorough and not bool(t.isfinite().all())), f"weight {name} must not hold NaN or infinity", t)
 
 

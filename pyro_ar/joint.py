@@ -30,12 +30,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import Categorical, TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions import biject_to
 
 from pyro_ar.checks import IntractableError, counted, one_line, require
 from pyro_ar.sites import NoEvidence, PartlyFixed, latent_site
+from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import check_visible
 
 __all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Latent", "Marginal"]
@@ -61,6 +62,19 @@ class _Expandable(TorchDistribution):
         new._batch_shape = batch_shape
         return new
 
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Any) -> tuple[Size, Size]:
+        r"""`(batch_shape, event_shape)` from the arguments of the constructor, each tensor given by its shape; nothing is made.
+
+        What is no tensor is given as itself (numbers of states, parents, a net). A joint is given as itself or by its own two
+        shapes, and several tensors or joints by a list.
+
+        Raises:
+            NotImplementedError: These arguments do not say it.
+            ValueError: Shapes that do not fit each other.
+        """
+        raise NotImplementedError(f"the shapes of {cls.__name__} do not follow from those of tensors alone; make one and ask it")
+
 
 class Joint(_Expandable):
     r"""Joint distribution of the variables of one event.
@@ -81,7 +95,12 @@ class Joint(_Expandable):
     def __init__(self, tensors: Mapping[str, Tensor], batch_shape: Size, event_shape: Size,
                  *, validate_args: bool | None = None) -> None:
         self._tensors = dict(tensors)
-        super().__init__(Size(batch_shape), Size(event_shape), validate_args=validate_args)
+        validates = self._validate_args if validate_args is None else validate_args
+        _check_readable(validates, type(self).__name__, *tensors.values())
+        # torch cannot check a tensor without elements, of a batch of none
+        checks = validates and all(t.numel() for t in tensors.values())
+        super().__init__(Size(batch_shape), Size(event_shape), validate_args=checks)
+        self._validate_args = validates
 
     # The hooks: a concrete joint answers these.
 
@@ -235,6 +254,7 @@ class Joint(_Expandable):
         if visible is not None:
             x = torch.where(visible, x, 0)
         if self._validate_args:
+            _check_readable(True, name, x, visible)
             self._check_support(x, visible)
         return x
 
@@ -282,6 +302,11 @@ class Marginal(_Expandable):
 
     def __repr__(self) -> str:
         return one_line("Marginal", _seen(self.visible, self.event_shape), f"of {type(self.joint).__name__}", *self.joint._described())
+
+    @classmethod
+    def infer_shapes(cls, *, joint: Any = None, visible: Sequence[int] = ()) -> tuple[Size, Size]:  # type: ignore[override]
+        batch, event = shapes_of(cls, joint)
+        return _broadcast("the pattern", Size(visible[: max(len(visible) - len(event), 0)]), batch), event
 
     @property
     def support(self) -> constraints.Constraint | None:
@@ -333,7 +358,9 @@ class Given(_Expandable):
         self.method = marginal.method
         self.log_evidence = marginal.log_prob(x)
         impossible = self.log_evidence == -math.inf
-        if bool(impossible.any()):
+        if is_mapped(impossible):  # what cannot be refused is no number
+            self.log_evidence = torch.where(impossible, math.nan, self.log_evidence)
+        elif bool(impossible.any()):
             error = NoEvidence if joint.num_states is None else ValueError
             raise error("given wants visible cells of positive probability; got probability zero in "
                         f"{int(impossible.sum())} of {impossible.numel()} rows")
@@ -345,6 +372,11 @@ class Given(_Expandable):
     def __repr__(self) -> str:
         rows = f"batch {tuple(self.batch_shape)}" if self.batch_shape else ""
         return one_line("Given", _seen(self.visible, self.event_shape), rows, f"of {type(self.joint).__name__}", *self.joint._described())
+
+    @classmethod
+    def infer_shapes(cls, *, joint: Any = None, x: Sequence[int] = (), visible: Sequence[int] = ()) -> tuple[Size, Size]:  # type: ignore[override]
+        batch, event = Marginal.infer_shapes(joint=joint, visible=visible)
+        return _broadcast("the value", Size(x[: max(len(x) - len(event), 0)]), batch), event
 
     @property
     def support(self) -> constraints.Constraint | None:
@@ -391,7 +423,7 @@ class Given(_Expandable):
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Completions, differentiable where `has_rsample` says so."""
-        return self._answering._complete(*self._row(Size(sample_shape)))
+        return self._where_possible(self._answering._complete(*self._row(Size(sample_shape))))
 
     def latent(self) -> "Latent":
         """The same over all real vectors, for sites that a guide or MCMC moves; see `Latent`.
@@ -409,7 +441,58 @@ class Given(_Expandable):
             IntractableError: The joint has no exact one.
         """
         with torch.no_grad():
-            return self._answering._most_likely(*self._row(Size()))
+            return self._where_possible(self._answering._most_likely(*self._row(Size())))
+
+    def _where_possible(self, completions: Tensor) -> Tensor:
+        if not is_mapped(self.log_evidence):
+            return completions  # anything else was refused
+        dead = self.log_evidence.isnan()
+        return torch.where(dead.reshape(*dead.shape, *[1] * len(self.event_shape)), math.nan, completions)
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether this is a shape: a tuple or list of whole numbers."""
+    return isinstance(shape, tuple | list) and all(isinstance(k, int) for k in shape)
+
+
+def shapes_of(cls: type, joint: Any) -> tuple[Size, Size]:
+    """Batch and event shape of a joint, given as itself or by the two; `cls` is what asks."""
+    if isinstance(joint, Joint):
+        return joint.batch_shape, joint.event_shape
+    if isinstance(joint, tuple | list) and len(joint) == 2 and all(is_shape(part) for part in joint):
+        return Size(joint[0]), Size(joint[1])
+    raise NotImplementedError(f"the shapes of {cls.__name__} follow from those of its joint: give the joint, or the pair of shapes that its own "
+                              f"infer_shapes gives; got {joint!r}")
+
+
+def batch_of(cls: type, shapes: Mapping[str, Any], event_dims: Mapping[str, int]) -> Size:
+    """The broadcast batch shape of tensors of these shapes, each with so many event dimensions.
+
+    Raises:
+        ValueError: No shape, too few dimensions, or batch dimensions that do not broadcast.
+    """
+    for name, shape in shapes.items():
+        require(is_shape(shape) and len(shape) >= event_dims[name],
+                f"{cls.__name__} wants for {name} a shape of at least {event_dims[name]} dimensions", shape)
+    lefts = [tuple(shape[: len(shape) - event_dims[name]]) for name, shape in shapes.items()]
+    try:
+        return torch.broadcast_shapes(*lefts)
+    except RuntimeError:
+        raise ValueError(f"the batch dimensions of the tensors of {cls.__name__} must broadcast; got {lefts}") from None
+
+
+def draw_states(logits: Tensor, batch_shape: Size, shape: Size) -> Tensor:
+    """States `(*shape)` drawn from `logits` `(*B, K)`; `shape` ends in `batch_shape`, and `B` broadcasts to it."""
+    if math.prod(shape) == 0:  # torch draws none of nothing
+        return torch.zeros(shape, dtype=torch.long, device=logits.device)
+    states = Categorical(logits=logits, validate_args=False).expand(batch_shape)
+    return states.sample(shape[: len(shape) - len(batch_shape)])
+
+
+def _check_readable(validates: bool, name: str, *tensors: Tensor | None) -> None:
+    """Refuse to validate what a `vmap` keeps back."""
+    if validates and is_mapped(*tensors):
+        raise RuntimeError(f"{name} looks at the values that it checks, and vmap keeps them back: make the joint with validate_args=False")
 
 
 def _seen(visible: Tensor, event_shape: Size) -> str:

@@ -3,6 +3,7 @@ r"""Mixtures of joints: ensembles, Bayesian predictives, and, with the class as 
 import math
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor
 
 from pyro_ar.checks import IntractableError, counted, require
-from pyro_ar.joint import Joint
+from pyro_ar.joint import Joint, batch_of, draw_states, is_shape, shapes_of
+from pyro_ar.transforms import is_mapped
 
 __all__ = ["Averaged", "Mixture"]
 
@@ -52,7 +54,7 @@ class Mixture(Joint):
         many = (joints.batch_shape[-1] if joints.batch_shape else 0) if isinstance(joints, Joint) else len(parts)
         require(isinstance(log_weights, Tensor) and log_weights.ndim >= 1 and log_weights.shape[-1] == many,
                 f"log_weights must end in the number of components ({many},)", log_weights)
-        require(log_weights.is_floating_point() and (validate_args is False or bool((log_weights > -math.inf).any(-1).all())),
+        require(log_weights.is_floating_point() and (validate_args is False or is_mapped(log_weights) or bool((log_weights > -math.inf).any(-1).all())),
                 "log_weights must be floating, with a finite one in each mixture", log_weights)
         batches = [j.batch_shape[:-1] if isinstance(joints, Joint) else j.batch_shape for j in parts]
         try:
@@ -63,6 +65,20 @@ class Mixture(Joint):
         tensors = {"log_weights": log_weights}
         tensors |= {p + name: t for p, j in zip(prefix, parts, strict=True) for name, t in j.tensors.items()}
         super().__init__(tensors, batch, first.event_shape, validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *, log_weights: Sequence[int], joints: Any = None) -> tuple[Size, Size]:  # type: ignore[override]
+        if isinstance(joints, list) and not all(is_shape(part) for part in joints):  # of joints, not the two shapes of one
+            parts = [shapes_of(cls, joint) for joint in joints]
+            many, batches = len(parts), [batch for batch, _ in parts]
+        else:
+            parts = [shapes_of(cls, joints)]
+            many, batches = (parts[0][0] or (0,))[-1], [parts[0][0][:-1]]
+        events = {tuple(event) for _, event in parts}
+        require(len(events) == 1, "all components must have one event shape", sorted(events))
+        require(tuple(log_weights[-1:]) == (many,), f"log_weights must end in the number of components ({many},)", log_weights)
+        names = {f"joints.{i}": batch for i, batch in enumerate(batches)}
+        return batch_of(cls, {"log_weights": log_weights, **names}, {"log_weights": 1, **dict.fromkeys(names, 0)}), parts[0][1]
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Mixture":
         def of(prefix: str, joint: Joint) -> Joint:
@@ -141,7 +157,7 @@ class Mixture(Joint):
         possible = (logits > -math.inf).any(-1)
         require(bool(possible.all()), "component_posterior wants visible cells of positive probability",
                 f"probability zero in {int((~possible).sum())} of {possible.numel()} rows")
-        return Categorical(logits=logits)
+        return Categorical(logits=logits, validate_args=None if logits.numel() else False)  # torch cannot check no rows
 
     def _log_weights(self) -> Tensor:
         return self.log_weights.log_softmax(-1)
@@ -185,15 +201,14 @@ class Mixture(Joint):
         return terms[..., order.argsort()].unflatten(-1, self.event_shape).expand(shape)
 
     def _sample(self, shape: Size) -> Tensor:
-        choice = Categorical(logits=self._log_weights(), validate_args=False).expand(self.batch_shape)
-        choice = choice.sample(shape[: len(shape) - len(self.batch_shape)])
+        choice = draw_states(self._log_weights(), self.batch_shape, shape)
         if isinstance(self.joints, Joint):
             every = self.joints.expand(torch.broadcast_shapes(self.joints.batch_shape, (*self.batch_shape, 1)))
             return self._select(every._sample(Size((*shape, every.batch_shape[-1]))), choice)
         x = torch.empty(shape + self.event_shape, dtype=self.dtype, device=self.device)
         for m, joint in enumerate(self.joints):
             mine = choice == m
-            if joint.batch_shape:
+            if joint.batch_shape or is_mapped(mine):
                 x = torch.where(self._wide(mine), joint.expand(self.batch_shape)._sample(shape).to(x), x)
             elif bool(mine.any()):
                 x[mine] = joint._sample(Size([int(mine.sum())])).to(x)
@@ -210,7 +225,7 @@ class Mixture(Joint):
         done = x.clone()
         for m, joint in enumerate(self.joints):
             mine = choice == m
-            if joint.batch_shape:
+            if joint.batch_shape or is_mapped(mine):
                 done = torch.where(self._wide(mine), _complete_where(self._wide(mine), joint, x, visible), done)
             elif bool(mine.any()):
                 done[mine] = joint._complete(x[mine], visible[mine])

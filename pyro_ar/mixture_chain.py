@@ -13,6 +13,7 @@ from pyro_ar.families import Family
 from pyro_ar.nets.draws import skeleton
 from pyro_ar.nets.mixture_chain import MixtureChainNet
 from pyro_ar.order import random_orders
+from pyro_ar.transforms import is_mapped
 
 __all__ = ["MixtureChain", "MixtureChainJoint"]
 
@@ -29,7 +30,7 @@ class MixtureChainJoint(Autoregressive):
 
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         x, visible = self._in_chain(x), self._in_chain(visible)
-        m = max(int(visible.sum(-1).max()), 1) if visible.numel() else 1
+        m = visible.shape[-1] if is_mapped(visible) else max(int(visible.sum(-1).max()), 1) if visible.numel() else 1
         values = {"x": x[..., :m].to(self.dtype), "context": self.context, "order": self.order[..., :m]}
         return torch.where(visible[..., :m], self._over_draws(self._score, values), 0).sum(-1)
 

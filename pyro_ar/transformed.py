@@ -14,7 +14,7 @@ from torch.distributions import biject_to, transform_to, transforms
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform, Transform
 
 from pyro_ar.checks import require
-from pyro_ar.joint import Joint
+from pyro_ar.joint import Joint, shapes_of
 from pyro_ar.transforms import transforms_active
 
 __all__ = ["Transformed", "logit"]
@@ -63,6 +63,10 @@ class Transformed(Joint):
         self.joint, self.transform = joint, _owned(transform)
         super().__init__({f"joint.{name}": t for name, t in joint.tensors.items()}, joint.batch_shape, joint.event_shape,
                          validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *, joint: Any = None, transform: Any = None) -> tuple[Size, Size]:  # type: ignore[override]
+        return shapes_of(cls, joint)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Transformed":
         joint = self.joint.with_tensors({k.removeprefix("joint."): t for k, t in tensors.items()})

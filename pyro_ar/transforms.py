@@ -1,10 +1,11 @@
 """What `torch.func` does to tensors, for code that would look at their values."""
 
+import numpy as np
 import torch
 
 from torch import Tensor
 
-__all__ = ["is_mapped", "transforms_active"]
+__all__ = ["as_array", "is_mapped", "transforms_active"]
 
 
 def transforms_active() -> bool:
@@ -29,3 +30,10 @@ def is_mapped(*tensors: Tensor | None) -> bool:
                 return True
             t = functorch.get_unwrapped(t)
     return False
+
+
+def as_array(t: Tensor) -> np.ndarray:
+    """The values of a tensor that no `vmap` maps; inside a transform tensors have no memory that NumPy could share."""
+    if transforms_active():
+        return np.array(t.tolist()).reshape(t.shape)
+    return t.detach().cpu().numpy()

@@ -223,6 +223,12 @@ BROKEN = {
         lambda: broken(chain, sample=lambda self, shape=Size(): Joint.sample(self, shape).long()),
         lambda: broken(chain, _sample=lambda self, shape: MarkovChain._sample(self, shape[-1:])),
     ],
+    "answers_no_rows": [
+        lambda: broken(chain, _log_marginal=lambda self, x, v: MarkovChain._log_marginal(self, x, v) + 0 * x.amin()),
+        lambda: broken(chain, _log_prob=lambda self, x: MarkovChain._log_prob(self, x) if x.numel() else torch.zeros(())),
+        lambda: broken(chain, _complete=lambda self, x, v: MarkovChain._complete(self, x, v) if x.numel() else x.flatten(0, 1)),
+        lambda: broken(chain, _sample=lambda self, shape: MarkovChain._sample(self, shape).float()),
+    ],
     "expands": [
         lambda: broken(chain, expand=through_torch),
         lambda: broken(chain, expand=without_validation),

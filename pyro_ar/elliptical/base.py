@@ -18,8 +18,9 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from pyro_ar.checks import require
-from pyro_ar.joint import Joint
+from pyro_ar.joint import Joint, batch_of
 from pyro_ar.rising import log_rising_over_power
+from pyro_ar.transforms import is_mapped
 
 __all__ = ["Elliptical", "NormalRadius", "StudentRadius", "moments"]
 
@@ -45,9 +46,16 @@ class Elliptical(Joint):
         tensors = {name: t[(None,) * short[name]] if short[name] else t for name, t in tensors.items()}
         for name, t in tensors.items():
             setattr(self, name, t)
-        if validate_args is not False:
+        if validate_args is not False and not is_mapped(*tensors.values()):
             self._check_tensors()  # before torch's own checks, which do not say what would help
         super().__init__(tensors, own, loc.shape[-1:], validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Any) -> tuple[Size, Size]:
+        dims: dict[str, int] = {name: constraint.event_dim for name, constraint in cls.arg_constraints.items()}
+        shapes: dict[str, Any] = {name: arg_shapes.get(name, () if name == "df" else None) for name in dims}
+        require(not set(arg_shapes) - set(dims), f"{cls.__name__} is made of {', '.join(dims)}", sorted(arg_shapes))
+        return batch_of(cls, shapes, dims), Size(shapes["loc"][-1:])
 
     # Hooks of the form. `left` is rows and batch together.
 

@@ -12,6 +12,7 @@ from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical
 from pyro_ar.elliptical.columns import squared_lengths
 from pyro_ar.elliptical.patterns import Pairs, distinct, is_shared, pairs, shared_rows, without_batch
+from pyro_ar.transforms import is_mapped, transforms_active
 
 __all__ = ["Dense", "NotPositiveDefinite", "covariance_from"]
 
@@ -56,6 +57,8 @@ class Dense(Elliptical):
 
     def _cholesky(self) -> Tensor:
         """Lower factor of each matrix, `(*B, D, D)`."""
+        if is_mapped(self._matrix):
+            return torch.linalg.cholesky(self._matrix)  # torch can tell what is under a vmap
         factor, info = torch.linalg.cholesky_ex(self._matrix)
         bad = int((info != 0).sum())
         if bad:
@@ -89,6 +92,10 @@ class Dense(Elliptical):
         return torch.einsum("...ij,...j->...i", self._cholesky(), noise)
 
     def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        if transforms_active():
+            factor = self._masked_cholesky(visible)
+            return (_solve(factor, torch.where(visible, x - self.loc, 0)).square().sum(-1),
+                    factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
         fast = self._part_by_columns(x, visible)
         if fast is not None:
             return fast
@@ -103,6 +110,10 @@ class Dense(Elliptical):
         return answer[..., 0], answer[..., 1]
 
     def _regress(self, error: Tensor, visible: Tensor) -> Tensor:
+        if transforms_active():
+            weights = torch.cholesky_solve(torch.where(visible, error, 0).unsqueeze(-1), self._masked_cholesky(visible))
+            return torch.einsum("...i,...ij->...j", weights.squeeze(-1), self._matrix)
+
         def weigh(factor: Tensor, residual: Tensor, index: Tensor) -> Tensor:
             w = torch.cholesky_solve(residual, factor)
             index = index.unsqueeze(-1).expand(w.shape)
@@ -110,6 +121,12 @@ class Dense(Elliptical):
 
         weights = self._by_pattern(weigh, error + self.loc, visible, self.event_shape)
         return torch.einsum("...i,...ij->...j", weights, self._matrix)
+
+    def _masked_cholesky(self, visible: Tensor) -> Tensor:
+        """Factors of whole matrices that are the identity at hidden cells: no grouping, so that `torch.func` may look on."""
+        both = visible.unsqueeze(-1) & visible.unsqueeze(-2)
+        eye = torch.eye(self.event_shape[0], dtype=self.dtype, device=self.device)
+        return torch.linalg.cholesky(torch.where(both, self._matrix, eye))
 
     def _by_pattern(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, visible: Tensor,
                     shape: tuple[int, ...]) -> Tensor:
@@ -122,6 +139,8 @@ class Dense(Elliptical):
         loc = self.loc.expand(*own, D)
         matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)
         residual = (x - loc).expand(*left, D).reshape(-1, D)
+        if not len(residual):
+            return residual.sum(-1).reshape(*left, *[1] * len(shape)).expand(*left, *shape)
         found: Pairs = pairs(visible.expand(*left, D), own)
         count = found.patterns.sum(-1)
         answers, rows_done = [], []
@@ -134,8 +153,6 @@ class Dense(Elliptical):
                     r = residual[rows[..., None], index[u][:, None, :]].mT  # (U, m, rows)
                     answers.append(answer(factor[u], r, index[u]).reshape(-1, *shape))
                     rows_done.append(rows.reshape(-1))
-        if not answers:
-            return residual.new_zeros(*left, *shape)
         back = torch.cat(rows_done).argsort()
         return torch.cat(answers)[back].reshape(*left, *shape)
 
@@ -145,10 +162,10 @@ class Dense(Elliptical):
         own, D = self._own_batch_shape, self.event_shape[0]
         needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._tensors.values()))
         left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], own)
-        if needs_gradient or left[len(left) - len(own):] != own or not is_shared(visible.expand(*left, D), own):
+        if needs_gradient or math.prod(left) == 0 or left[len(left) - len(own):] != own or not is_shared(visible.expand(*left, D), own):
             return None
         patterns, which = distinct(without_batch(visible.expand(*left, D), own))
-        if len(which) >= FEW_ROWS * len(patterns) or math.prod(left) == 0:
+        if len(which) >= FEW_ROWS * len(patterns):
             return None
         wide = x.expand(*left, D)
         rows = without_batch(wide, own)[:, None] if is_shared(wide, own) else wide.reshape(-1, math.prod(own), D)
@@ -190,6 +207,13 @@ class Dense(Elliptical):
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
         inflation = matrix.diagonal(dim1=-2, dim2=-1) * inverse.diagonal(dim1=-2, dim2=-1)
         return inverse if float(inflation.max()) <= MAX_INFLATION else None
+
+
+def _solve(factor: Tensor, error: Tensor) -> Tensor:
+    """The whitened error, `(*left, D)`."""
+    left = torch.broadcast_shapes(factor.shape[:-1], error.shape)
+    factor = factor.expand(*left, left[-1])
+    return torch.linalg.solve_triangular(factor, error.expand(left).unsqueeze(-1), upper=False).squeeze(-1)
 
 
 def _not_none(t: Tensor | None) -> Tensor:

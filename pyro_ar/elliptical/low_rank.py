@@ -18,6 +18,7 @@ from pyro_ar.elliptical.incomplete_low_rank import fit_incomplete_low_rank
 from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
+from pyro_ar.transforms import transforms_active
 from pyro_ar.visible import partly_seen
 
 __all__ = ["LowRankGaussian", "LowRankStudentT"]
@@ -115,7 +116,8 @@ class _LowRank(Elliptical):
         own, D = self._own_batch_shape, self.event_shape[0]
         left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], own)
         wide = [t.expand(*left, D) for t in (x, visible)]
-        if left[len(left) - len(own):] == own and all(is_shared(t, own) for t in wide):
+        grouped = not transforms_active() and math.prod(left) > 0
+        if grouped and left[len(left) - len(own):] == own and all(is_shared(t, own) for t in wide):
             rows, seen = (without_batch(t, own) for t in wide)
             return tuple(t.reshape(left) for t in self._part_of_rows(rows, seen))  # type: ignore[return-value]
         F, d, entry = self._flat(own, left)

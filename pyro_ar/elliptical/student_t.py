@@ -11,6 +11,7 @@ from pyro_ar.checks import require
 from pyro_ar.elliptical.base import StudentRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import partly_seen
 
 __all__ = ["StudentT"]
@@ -115,6 +116,7 @@ class StudentT(StudentRadius, Dense):
 def check_df(df: Tensor | float, loc: Tensor) -> Tensor:
     """Degrees of freedom as a tensor like `loc`, all positive and finite."""
     df = df if isinstance(df, Tensor) else torch.tensor(float(df), dtype=loc.dtype, device=loc.device)
-    require(bool(((df > 0) & df.isfinite()).all()), "df must be positive and finite (with infinitely many degrees of freedom it is a Gaussian)",
-            df if df.ndim else float(df.detach()))
+    if not is_mapped(df):
+        require(bool(((df > 0) & df.isfinite()).all()), "df must be positive and finite (infinitely many degrees of freedom are a Gaussian)",
+                df if df.ndim else float(df.detach()))
     return df

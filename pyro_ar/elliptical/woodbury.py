@@ -7,6 +7,7 @@ from torch import Tensor
 from pyro_ar.elliptical.columns import solve_columns
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.factor_analysis import identity_like
+from pyro_ar.transforms import is_mapped
 
 __all__ = ["MAX_WORK", "alone", "by_factor", "cholesky", "sums", "together"]
 
@@ -15,6 +16,8 @@ MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 
 def cholesky(C: Tensor) -> Tensor:
     """Lower factors; raises where rounding has left nothing of the diagonal."""
+    if is_mapped(C):
+        return torch.linalg.cholesky(C)  # torch can tell what is under a vmap
     factor, info = torch.linalg.cholesky_ex(C)
     if bool((info != 0).any()):
         raise NotPositiveDefinite("the diagonal is too small beside the factor for this precision; use float64 or shrinkage")

@@ -26,6 +26,7 @@ from pyro_ar.tables.counts import (
 )
 from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
 from pyro_ar.tables.incomplete import expected_counts
+from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import partly_seen
 
 __all__ = ["TableJoint", "TablePosterior"]
@@ -306,7 +307,7 @@ def same_batch(tensors: dict[str, Tensor], event_dims: dict[str, int]) -> Size:
     for name, t in tensors.items():
         require(isinstance(t, Tensor) and t.is_floating_point() and t.ndim >= event_dims[name],
                 f"{name} must be a floating tensor of at least {event_dims[name]} dimensions", t)
-        require(not bool(t.isnan().any()), f"{name} must not hold NaN", t)
+        require(is_mapped(t) or not bool(t.isnan().any()), f"{name} must not hold NaN", t)
     shapes = [t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()]
     try:
         return torch.broadcast_shapes(*shapes)

@@ -7,9 +7,10 @@ from typing import Any, Self
 
 import torch
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.joint import batch_of
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.families import FamilyJoint, Group, topological_order
@@ -68,6 +69,14 @@ class BayesNet(FamilyJoint):
             by_shape.setdefault((*(sizes[u] for u in p), sizes[i]), []).append(i)
         self._groups = tuple(Group(tuple(m), tuple(parents[i] for i in m)) for m in by_shape.values())
         super().__init__(tensors, batch, sizes, validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *, parents: Sequence[Sequence[int]] = (), tables: Sequence[Any]) -> tuple[Size, Size]:  # type: ignore[override]
+        if len(parents) == 0:
+            raise NotImplementedError("how many dimensions are the event's is said by the graph: give the parents themselves")
+        shapes = {f"tables.{i}": shape for i, shape in enumerate(tables)}
+        graph = check_parents(parents, len(shapes))
+        return batch_of(cls, shapes, {f"tables.{i}": 1 + len(p) for i, p in enumerate(graph)}), Size([len(graph)])
 
     def with_tensors(self, tensors: Any) -> "BayesNet":
         net = type(self)(self.parents, list(tensors.values()), validate_args=self._validate_args)

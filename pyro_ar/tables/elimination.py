@@ -161,8 +161,8 @@ def log_total(plan: Plan, tables: Sequence[tuple[Tensor, tuple[int, ...]]], seen
         sums over conditionals of what was eliminated; a row that grows small is scaled to a maximum of 1.
         The logs of the scales are summed at the end, so that long chains lose no digits to large logarithms.
     """
-    if is_mapped(*(t for t, _ in tables), *seen):
-        return None  # whether it would lose precision cannot be asked
+    if not _askable(*(t for t, _ in tables), *seen):
+        return None
     left = max([t.ndim - len(s) for t, s in tables] + [e.ndim - 1 for e in seen])
     tiny = torch.finfo(seen[0].dtype).tiny
     messages: list[tuple[Tensor, tuple[int, ...]]] = []
@@ -239,6 +239,11 @@ def log_sum_exp(x: Tensor) -> Tensor:
     return x.masked_fill(dead, 0.0).logsumexp(-1).masked_fill(dead.squeeze(-1), -math.inf)
 
 
+def _askable(*tensors: Tensor) -> bool:
+    """Whether it can be asked how small a product gets: there are rows, and no `vmap` keeps them back."""
+    return all(t.numel() for t in tensors) and not is_mapped(*tensors)
+
+
 def _log(t: Tensor) -> Tensor:
     """The logarithm of positive numbers; of one near the smallest the square, which second derivatives divide by, would underflow."""
     if not (t.requires_grad or transforms_active()):
@@ -251,7 +256,7 @@ def _sum_product(a: Tensor, b: Tensor | None) -> Tensor:
     """Log sum_v exp(a + b) over the last dimension; `a` has the rows, `b` the parameters."""
     if b is None:
         return log_sum_exp(a)
-    if is_mapped(a, b):
+    if not _askable(a, b):
         return log_sum_exp(a + b)
     lowest = torch.finfo(a.dtype).min
     shift_a, shift_b = (t.detach().amax(-1, keepdim=True).clamp(min=lowest) for t in (a, b))

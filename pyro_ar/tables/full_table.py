@@ -7,10 +7,11 @@ from typing import Any, Self
 
 import torch
 
-from pyro.distributions import Categorical, constraints
+from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.joint import batch_of, draw_states
 from pyro_ar.tables.base import TableJoint, pick
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.elimination import log_sum_exp
@@ -55,6 +56,15 @@ class FullTable(TableJoint):
                 f"logits must end in the numbers of states {sizes}", logits)
         self.logits = logits
         super().__init__({"logits": logits}, logits.shape[: logits.ndim - len(sizes)], sizes, validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *, logits: Sequence[int], num_states: Sequence[int] | None = None) -> tuple[Size, Size]:  # type: ignore[override]
+        if num_states is not None and len(num_states) == 0:
+            raise NotImplementedError("how many dimensions of logits are the event's is said by num_states: give its numbers")
+        n = len(logits) if num_states is None else len(num_states)
+        batch = batch_of(cls, {"logits": logits}, {"logits": n})
+        require(num_states is None or tuple(logits[-n:]) == tuple(num_states), f"logits must end in the numbers of states {num_states}", logits)
+        return batch, Size([n])
 
     def with_tensors(self, tensors: Any) -> "FullTable":
         return FullTable(tensors["logits"], self._num_states, validate_args=self._validate_args)
@@ -105,6 +115,5 @@ class FullTable(TableJoint):
         return torch.stack(terms[::-1], -1).expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape))
 
     def _sample(self, shape: Size) -> Tensor:
-        flat = Categorical(logits=self._flat(), validate_args=False)
-        flat = flat.expand(self.batch_shape).sample(shape[: len(shape) - len(self.batch_shape)])
+        flat = draw_states(self._flat(), self.batch_shape, shape)
         return torch.stack(torch.unravel_index(flat, self._num_states), -1).to(self.dtype)

@@ -6,9 +6,10 @@ from typing import Any, Self
 import torch
 
 from pyro.distributions import constraints
-from torch import Tensor
+from torch import Size, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.joint import batch_of, is_shape
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.families import FamilyJoint, Group
@@ -50,6 +51,13 @@ class FullyIndependent(FamilyJoint):
             self._groups = tuple(Group((i,), ((),)) for i in range(len(sizes)))
             self.arg_constraints = {}
         super().__init__(tensors, batch, sizes, validate_args=validate_args)
+
+    @classmethod
+    def infer_shapes(cls, *, logits: Any) -> tuple[Size, Size]:  # type: ignore[override]
+        if is_shape(logits):
+            return batch_of(cls, {"logits": logits}, {"logits": 2}), Size(logits[-2:-1])
+        shapes = {f"logits.{i}": shape for i, shape in enumerate(logits)}
+        return batch_of(cls, shapes, dict.fromkeys(shapes, 1)), Size([len(shapes)])
 
     def with_tensors(self, tensors: Any) -> "FullyIndependent":
         logits = tensors["logits"] if "logits" in tensors else list(tensors.values())

@@ -8,12 +8,14 @@ from typing import Any, Self
 import torch
 
 from pyro.distributions import constraints
-from torch import Tensor
+from torch import Size, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.joint import batch_of, is_shape
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.families import FamilyJoint, Group, conditionals_of
+from pyro_ar.transforms import is_mapped
 
 __all__ = ["MarkovChain"]
 
@@ -81,7 +83,8 @@ class MarkovChain(FamilyJoint):
         self._groups = self._group(len(sizes))
         if initial_logits is None:
             self.arg_constraints = {}
-        if initial_logits is None and (self._validate_args if validate_args is None else validate_args):
+        validates = self._validate_args if validate_args is None else validate_args
+        if initial_logits is None and validates and not is_mapped(*tensors.values()):
             with torch.no_grad():
                 proper = bool((self._initial() > -math.inf).all())
             require(proper, "the stationary distribution wants a transition table all of whose states reach each other; give initial_logits")
@@ -117,6 +120,22 @@ class MarkovChain(FamilyJoint):
         if isinstance(self.transition_logits, Tensor):
             return start + ((Group(tuple(range(k, n)), before),) if before else ())
         return start + tuple(Group((i,), (p,)) for i, p in enumerate(before, start=k))
+
+    @classmethod
+    def infer_shapes(cls, *, initial_logits: Sequence[int] | None, transition_logits: Any, order: Any = 1,  # type: ignore[override]
+                     num_variables: Any = None) -> tuple[Size, Size]:
+        if not (isinstance(order, int) and (num_variables is None or isinstance(num_variables, int))):
+            raise NotImplementedError("how many dimensions are the event's is said by the order of the chain, and by num_variables: give their numbers")
+        shapes: dict[str, Any] = {} if initial_logits is None else {"initial_logits": initial_logits}
+        dims = {"initial_logits": order}
+        if num_variables is not None:
+            return batch_of(cls, {**shapes, "transition_logits": transition_logits}, {**dims, "transition_logits": order + 1}), Size([num_variables])
+        if is_shape(transition_logits):
+            shapes["transition_logits"], dims["transition_logits"] = transition_logits, order + 2
+            batch = batch_of(cls, shapes, dims)
+            return batch, Size([order + transition_logits[-order - 2]])
+        rest = {f"transition_logits.{i}": shape for i, shape in enumerate(transition_logits)}
+        return batch_of(cls, shapes | rest, dims | dict.fromkeys(rest, order + 1)), Size([order + len(rest)])
 
     def with_tensors(self, tensors: Any) -> "MarkovChain":
         rest = tensors.get("transition_logits")

@@ -48,6 +48,7 @@ from pyro_ar.testing.queries import (
 )
 from pyro_ar.testing.rows import rows_stand_alone
 from pyro_ar.testing.shapes import (
+    answers_no_rows,
     conditionals_sum_to_log_prob,
     expands,
     shapes_agree,
@@ -66,6 +67,7 @@ from pyro_ar.testing.values import (
 
 CHECKS = (
     shapes_agree,
+    answers_no_rows,
     expands,
     conditionals_sum_to_log_prob,
     rows_stand_alone,
@@ -102,7 +104,7 @@ CHECKS = (
 """All checks, the cheap and telling ones first."""
 
 __all__ = [
-    "CHECKS", "FALSE_ALARM", "MAX_STATES", "NotApplicable", "accepts_all_number_types",
+    "CHECKS", "FALSE_ALARM", "MAX_STATES", "NotApplicable", "accepts_all_number_types", "answers_no_rows",
     "conditionals_normalise", "conditionals_sum_to_log_prob", "differentiates_twice_in_turn",
     "enumerates_a_class_above", "enumerates_as_latent", "enumeration_is_sane", "expands", "given_is_right",
     "given_samples_follow_log_prob", "hidden_cells_are_never_read", "hidden_cells_are_never_read_in_pyro",

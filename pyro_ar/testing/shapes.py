@@ -9,6 +9,7 @@ import torch
 
 from torch import Size, Tensor
 
+from pyro_ar.checks import IntractableError
 from pyro_ar.testing.oracles import (
     agree,
     answered_patterns,
@@ -22,8 +23,9 @@ from pyro_ar.testing.oracles import (
     refuses,
     shaped,
 )
+from pyro_ar.testing.rebuilding import gradients, rebuilt
 
-__all__ = ["conditionals_sum_to_log_prob", "expands", "shapes_agree"]
+__all__ = ["answers_no_rows", "conditionals_sum_to_log_prob", "expands", "shapes_agree"]
 
 
 @check
@@ -116,3 +118,38 @@ def _answers_expand(joint: Any, wide: Any) -> None:
             holds(answer.shape == left + right, f"{what} of expand({tuple(new)}) for {tuple(x.shape)} has shape {tuple(answer.shape)}")
             agree(answer, ask(joint, x).expand(answer.shape), f"{what} of the expanded joint")
         holds(wide.given(x, visible).sample((2,)).shape == (2, *left, *joint.event_shape), "given.sample of the expanded joint")
+
+
+@check
+def answers_no_rows(joint: Any) -> None:
+    """Of no rows there are no answers, of the right shape: values, patterns, completions and draws; gradients are zero."""
+    one = rebuilt(joint, leaves=True)
+    batch, event = one.batch_shape, one.event_shape
+    patterns = [shaped(v, one) for v in answered_patterns(one, one.sample(), count=4)[-3:]]
+    for rows in ((0,), (2, 0), (0, 3)):
+        left = Size(rows) + batch
+        x = one.sample(rows)
+        holds(x.shape == left + event and x.dtype == dtype_of(one), f"sample({rows}) has shape {tuple(x.shape)}")
+        _of_shape(one.log_prob(x), left, "log_prob of no rows")
+        for name, g in gradients(one, one.log_prob(x).sum()):
+            holds(bool((g == 0).all()), f"the gradient of no rows by {name} must be zero")
+        if has_conditionals(one, x):
+            _of_shape(one.conditional_log_prob(x), left + event, "conditional_log_prob of no rows")
+        for pattern in patterns:
+            for visible in (pattern, pattern.expand(left + event)):
+                marginal, given = one.marginal(visible), one.given(x, visible)
+                _of_shape(marginal.log_prob(x), left, "marginal of no rows")
+                _of_shape(marginal.sample(rows), Size(rows) + marginal.batch_shape + event, "no samples of a marginal")
+                _of_shape(given.log_prob(x), left, "given of no rows")
+                _of_shape(given.sample((2,)), Size([2]) + left + event, "completions of no rows")
+                _of_shape(given.sample((0,)), Size([0]) + left + event, "no completions of no rows")
+                try:
+                    _of_shape(given.mode, left + event, "mode of no rows")
+                except IntractableError:
+                    pass
+        complete = one.given(one.sample(), patterns[-1])
+        _of_shape(complete.sample(rows), Size(rows) + batch + event, "no completions")
+
+
+def _of_shape(t: Tensor, shape: Size, what: str) -> None:
+    holds(t.shape == shape, f"{what} should have shape {tuple(shape)}, has {tuple(t.shape)}")
