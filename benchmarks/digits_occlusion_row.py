@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.experiments.scoring import resampled_error
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9)
 
@@ -60,7 +61,7 @@ def main():
     print("hidden:", *(f"{100 * level:.0f} %" for level in LEVELS))
     for name, make in models.items():
         accuracy, scores, seconds, fitting, parameters = row(make, X, y)
-        error = accuracy.std(0, ddof=1) / 5**0.5
+        error = resampled_error(accuracy, 1 / 4)
         print(name, f"(fit {fitting.mean():.2f} s, {parameters} parameters)")
         print("  accuracy %   ", *(f"{m:.2f}±{s:.2f}" for m, s in zip(accuracy.mean(0), error, strict=True)))
         print("  log score    ", *(f"{m:.3f}" for m in scores.mean(0)))

@@ -24,6 +24,8 @@ from sklearn.model_selection import StratifiedKFold
 import pyro_ar as par
 import pyro_ar.data
 
+from pyro_ar.experiments.scoring import resampled_error
+
 
 def mean_filled(X, y, visible):
     return np.where(visible, X, np.nanmean(np.where(visible, X, np.nan), 0)), y, None
@@ -105,7 +107,8 @@ def main():
         for name, scores in accuracy.items():
             scores = np.array(scores)
             gain = scores - accuracy[name.split(",")[0] + ", mean-filled"]
-            error, spread = (t.std(0, ddof=1) / len(t)**0.5 if len(t) > 1 else t[0] * np.nan for t in (scores, gain))
+            share = 1 / max(1, chosen.folds - 1) if chosen.data == "digits" else 0.0  # the rows of MNIST's splits are no others'
+            error, spread = (resampled_error(t, share) for t in (scores, gain))
             print(name.ljust(36), *(f"{m:.2f}±{s:.2f}" for m, s in zip(scores.mean(0), error, strict=True)),
                   f"  {gain.mean(0)[1]:+.2f}±{spread[1]:.2f}      {seconds[name]:8.2f}", flush=True)
 

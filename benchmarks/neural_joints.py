@@ -30,7 +30,8 @@ from pyro_ar import (
     TemperatureScaled,
 )
 from pyro_ar.data import digits, load
-from pyro_ar.experiments.occlusion import Plan, scores
+from pyro_ar.experiments.plan import Plan
+from pyro_ar.experiments.scoring import resampled_error, scores
 from pyro_ar.visible import random
 
 LEVELS = ("random-0", "random-25", "random-50", "random-75", "random-90")
@@ -67,7 +68,7 @@ def one_split(plan, seed, fold, components, steps):
         start = time.perf_counter()
         model = make()
         cells = [scores(model.predict_log_proba(x[test], plan.pattern(level, seed, fold, len(test))), y[test]) for level in plan.occlusions]
-        found[name] = np.array([[100 * c["accuracy"], c["log_score"], 100 * c["calibration"]] for c in cells])
+        found[name] = np.array([[100 * c["accuracy"], c["log_score"], 100 * (c["calibration"] - c["calibration_floor"])] for c in cells])
         print(f"seed {seed} fold {fold} {name:30s}", " ".join(f"{a:5.2f}/{s:.3f}" for a, s, _ in found[name]),
               f"{time.perf_counter() - start:.0f} s", flush=True)
     return found
@@ -75,12 +76,12 @@ def one_split(plan, seed, fold, components, steps):
 
 def show(splits):
     first = next(iter(splits[0]))
-    for m, (metric, digits_) in enumerate((("accuracy %", 2), ("log score", 3), ("calibration error %", 1))):
-        print(f"\n{metric} (mean; difference from {first} ± standard error over {len(splits)} splits)")
+    for m, (metric, digits_) in enumerate((("accuracy %", 2), ("log score", 3), ("calibration error above its floor, %", 1))):
+        print(f"\n{metric} (mean; difference from {first} ± corrected standard error over {len(splits)} splits)")
         for name in splits[0]:
             values = np.stack([s[name][:, m] for s in splits])
             gap = values - np.stack([s[first][:, m] for s in splits])
-            error = gap.std(0, ddof=1) / len(splits) ** 0.5 if len(splits) > 1 else np.full(values.shape[1], np.nan)
+            error = resampled_error(gap, 1 / 4)  # five folds
             print(f"{name:30s}", "  ".join(f"{v:.{digits_}f} ({d:+.{digits_}f}±{e:.{digits_}f})" for v, d, e in zip(values.mean(0), gap.mean(0), error, strict=True)))
 
 

@@ -16,11 +16,15 @@ from sklearn.datasets import load_digits
 
 import pyro_ar as par
 
+from pyro_ar.experiments.scoring import resampled_error
 from pyro_ar.plots_looking import risk_curves
 
 HIDDEN = (0.5, 0.75, 0.9)
 LEVEL = 0.05          # refuse rows that are less plausible than 95 % of digits
 RULES = ("posterior", "posterior, if plausible")
+RISKS = (0.05, 0.1)   # of the answers, promised with a probability of 90 %
+CHOOSE, TEST = "choose", "test"
+TRAINED, TESTED = 1000, 497  # and 300 digits that thresholds and p-values are chosen from
 PATTERNS = 8          # per split; rows share them, because each one needs the reference rows seen through it
 
 
@@ -34,54 +38,61 @@ def one_split(x, y, seed):
     """For each share of hidden pixels: right answers and confidences, digits first and then the junk."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(x))
-    train, reference, test = np.split(order, [1000, 1300])
+    train, reference, test = np.split(order, [TRAINED, len(x) - TESTED])
     model = par.MixtureDiscriminantAnalysis(6, image_shape=(8, 8)).fit(x[train], y[train])
     plausible = par.Plausibility(model).fit(x[reference])        # rows that the model was not fitted to
-    digits, junk = x[test], junk_like(x[test[:len(test) // 4]], random)
+    digits, junk = x[np.append(reference, test)], junk_like(x[test[:len(test) // 4]], random)
     rows = np.concatenate([digits, junk])
-    true = np.append(y[test], np.full(len(junk), -1))            # no label is right for junk
+    true = np.append(y[np.append(reference, test)], np.full(len(junk), -1))  # no label is right for junk
+    part = np.repeat([CHOOSE, TEST, TEST], [len(reference), len(test), len(junk)])
     found = {}
     for hidden in HIDDEN:
         patterns = random.random((PATTERNS, 64)).argsort(1) >= round(64 * hidden)
         visible = patterns[np.arange(len(rows)) % PATTERNS]
         decision = par.decide(model, np.where(visible, rows, np.nan), visible, plausibility=plausible)
         believable = np.where(decision.p_value >= LEVEL, decision.posterior, decision.p_value - 1)
-        found[hidden] = {"right": decision.labels == true, "digit": true >= 0, "posterior": decision.posterior,
-                         "posterior, if plausible": believable, "p value": decision.p_value}
+        answers = {"right": decision.labels == true, "digit": true >= 0, "posterior": decision.posterior,
+                   "posterior, if plausible": believable, "p value": decision.p_value}
+        found[hidden] = {name: {key: values[part == name] for key, values in answers.items()} for name in (CHOOSE, TEST)}
     return found
 
 
 def over(splits, number):
-    """Mean over the splits of 100 times a number, with its standard error."""
-    values = [100 * number(split) for split in splits]
-    return f"{np.mean(values):5.1f} ± {np.std(values, ddof=min(1, len(values) - 1)) / len(values) ** 0.5:4.1f}"
+    """Mean over the splits of 100 times a number, with its standard error, corrected for the rows that the splits share."""
+    values = 100 * np.array([number(split) for split in splits])
+    return f"{np.nanmean(values):5.1f} ± {float(resampled_error(values, TESTED / TRAINED)):4.1f}"
+
+
+def promised(split, hidden, most):
+    """Share answered and share of these wrong, on the digits of the test part; the threshold is chosen on rows that are none of it."""
+    chosen, test = split[hidden][CHOOSE], split[hidden][TEST]
+    threshold = par.risk_coverage(chosen["posterior"], chosen["right"]).at_risk(most)[1]
+    answered = (test["posterior"] >= threshold)[test["digit"]]
+    return answered.mean(), (answered & ~test["right"][test["digit"]]).sum() / max(1, answered.sum())
 
 
 def print_digits_alone(splits):
-    print("digits alone, in %   accuracy      answered for 5 % wrong   for 1 % wrong   alarms (promised: 5 at most)")
+    print("digits alone, in %   accuracy        " + "".join(f"{f'at most {m:.0%} wrong: answered, wrong':36}" for m in RISKS) + "alarms (promised: 5 at most)")
     for hidden in HIDDEN:
-        def curve(split, hidden=hidden):
-            at = split[hidden]
-            return par.risk_coverage(at["posterior"][at["digit"]], at["right"][at["digit"]])
-
-        print(f"{hidden:.0%} hidden         {over(splits, lambda s: 1 - curve(s).risk[-1])}"
-              f"    {over(splits, lambda s: curve(s).at_risk(0.05)[0])}            {over(splits, lambda s: curve(s).at_risk(0.01)[0])}"
-              f"    {over(splits, lambda s, h=hidden: (s[h]['p value'] < LEVEL)[s[h]['digit']].mean())}")
+        columns = [over(splits, lambda s, h=hidden: s[h][TEST]["right"][s[h][TEST]["digit"]].mean())]
+        for most in RISKS:
+            columns += [over(splits, lambda s, h=hidden, m=most, i=i: promised(s, h, m)[i]) for i in (0, 1)]
+        columns.append(over(splits, lambda s, h=hidden: (s[h][TEST]["p value"] < LEVEL)[s[h][TEST]["digit"]].mean()))
+        print(f"{hidden:.0%} hidden        ", "     ".join(columns))
 
 
 def print_with_junk(splits):
-    print("\nwith a fifth of junk, in %   mean risk (AURC)   answered for 5 % wrong   junk refused, if 5 % of digits are")
+    print("\nwith a fifth of junk, in %   mean risk (AURC)   junk refused, if 5 % of digits are")
     for hidden in HIDDEN:
         for rule in RULES:
-            def curve(split, hidden=hidden, rule=rule):
-                return par.risk_coverage(split[hidden][rule], split[hidden]["right"])
+            def area(split, hidden=hidden, rule=rule):
+                return par.risk_coverage(split[hidden][TEST][rule], split[hidden][TEST]["right"]).area
 
             def refused(split, hidden=hidden, rule=rule):
-                digit, score = split[hidden]["digit"], split[hidden]["posterior" if rule == RULES[0] else "p value"]
+                digit, score = split[hidden][TEST]["digit"], split[hidden][TEST]["posterior" if rule == RULES[0] else "p value"]
                 return (score[~digit] < np.quantile(score[digit], 0.05)).mean()
 
-            print(f"{hidden:.0%} hidden, {rule:24}{over(splits, lambda s: curve(s).area)}"
-                  f"       {over(splits, lambda s: curve(s).at_risk(0.05)[0])}             {over(splits, refused)}")
+            print(f"{hidden:.0%} hidden, {rule:24}{over(splits, area)}       {over(splits, refused)}")
 
 
 def main() -> None:
@@ -96,7 +107,7 @@ def main() -> None:
     print_with_junk(splits)
 
     def pooled(hidden, key):
-        return np.concatenate([split[hidden][key] for split in splits])
+        return np.concatenate([split[hidden][TEST][key] for split in splits])
 
     panels = {f"{hidden:.0%} of the pixels hidden": {rule: par.risk_coverage(pooled(hidden, rule), pooled(hidden, "right")) for rule in RULES}
               for hidden in HIDDEN}

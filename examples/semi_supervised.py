@@ -20,6 +20,8 @@ from sklearn.decomposition import PCA
 
 import pyro_ar as par
 
+from pyro_ar.experiments.scoring import resampled_error
+
 CLASSES, D = 10, 16
 PRIOR_ROWS, SPREAD = 10.0, 0.4                                   # the covariance of a class is expected at 0.4 I, with the weight of ten rows
 
@@ -90,7 +92,7 @@ def main() -> None:
     for share in (0.01, 0.05, 0.10):
         scores = np.array([one_draw(x, y, share, seed, options.steps) for seed in range(draws)])
         gain = scores[:, 1] - scores[:, 0]
-        error = gain.std(ddof=1) / draws**0.5 if draws > 1 else float("nan")
+        error = float(resampled_error(gain, (len(x) - 1297) / 1297))  # draws share rows
         print(f"{share:5.0%} {scores[:, 0].mean():11.1f} % {scores[:, 1].mean():8.1f} % {gain.mean():+8.1f} ({error:.1f})", flush=True)
 
 

@@ -26,6 +26,8 @@ from sklearn.preprocessing import StandardScaler
 
 import pyro_ar as par
 
+from pyro_ar.experiments.scoring import resampled_error
+
 HIDDEN = (0.0, 0.25, 0.5, 0.75)
 
 
@@ -94,7 +96,8 @@ def scores(x, y, models, folds):
 
 
 def line(values, digits):
-    error = values.std(0, ddof=1) / len(values) ** 0.5
+    """Means over the folds, with standard errors that are corrected for the training rows that folds share."""
+    error = resampled_error(values, 1 / (len(values) - 1))
     return "  ".join(f"{m:6.{digits}f} ±{e:5.{digits}f}" for m, e in zip(values.mean(0), error, strict=True))
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scipy.stats import binom
 from torch import Tensor
 
 from pyro_ar.checks import require
@@ -46,18 +47,56 @@ class RiskCoverage(NamedTuple):
     confidence: np.ndarray
     area: float
 
-    def at_risk(self, most: float) -> tuple[float, float]:
-        """The largest coverage with a risk of at most `most`, and the confidence from which on to answer for it.
+    def at_risk(self, most: float, failure: float = 0.1) -> tuple[float, float]:
+        r"""Coverage of these rows, and the confidence from which on to answer, so that of **new** answers a share of at most `most` is wrong.
 
-        Equally confident rows are answered together, or not at all. With no such coverage: 0 and infinity.
+        A threshold that is simply the best one for the rows that it is scored on promises nothing: half of such thresholds, or more, give a larger
+        risk on new rows. Here the promise holds with a probability of at least `1 - failure` over rows such as these, if surer answers are no more
+        often wrong: a threshold is taken only if the errors above it would be too few, were its risk larger (a binomial test).
+        Several are tried, from all rows, a quarter of them, a sixteenth, ... on upwards until one test fails, and each of these starts gets an equal part of `failure`.
+
+        The price is rows: with no error at all 1 % can be promised from 230 answers on (`failure` .1, one start). The promise is about the
+        classifier that gave these confidences, so the rows must be new to it, and the new rows such as these.
+
+        Args:
+            most: Risk of the answers, 0 to 1; 0 cannot be promised by any number of rows.
+            failure: Probability that the promise does not hold, over 0 and less than 1.
+
+        Returns:
+            Share of these rows that are answered, and the threshold, for `decide` too; equally confident rows are answered together, or not at
+            all. 0 and infinity where nothing can be promised.
 
         Raises:
-            ValueError: `most` is not from 0 to 1.
+            ValueError: `most` is not from 0 to 1, or `failure` not between 0 and 1.
+
+        Source:
+            Geifman, El-Yaniv (2017), *Selective classification for deep neural networks*, NeurIPS 30 (selection with guaranteed risk); the starts are
+            those of Angelopoulos, Bates, Candes, Jordan, Lei (2021), *Learn then test: calibrating predictive algorithms to achieve risk control*.
+
+        Example:
+            >>> curve = risk_coverage(np.linspace(1, 0, 1000), np.arange(1000) < 700)  # the 300 least confident rows are wrong
+            >>> coverage, confidence = curve.at_risk(0.05)
+            >>> round(coverage, 2), round(confidence, 2)  # 4 % wrong: with 5 % the promise would fail half of the time
+            (0.73, 0.27)
         """
         require(0 <= most <= 1, "most must be a risk from 0 to 1", most)
-        last = np.append(self.confidence[1:] != self.confidence[:-1], True)  # of a group of equally confident rows
-        good = (last & (self.risk <= most)).nonzero()[0]
-        return (0.0, math.inf) if len(good) == 0 else (float(self.coverage[good[-1]]), float(self.confidence[good[-1]]))
+        require(0 < failure < 1, "failure must be a probability between 0 and 1", failure)
+        rows = len(self.coverage)
+        starts = _starts(rows, most, failure)
+        ends = np.flatnonzero(np.append(self.confidence[1:] != self.confidence[:-1], True)) + 1  # of groups of equally confident rows
+        tail = binom.cdf(np.rint(self.risk[ends - 1] * ends), ends, most) if most < 1 else np.zeros(len(ends))
+        safe = np.append(tail <= failure / len(starts), False)
+        firsts = [int(np.searchsorted(ends, start)) for start in starts]
+        reached = max(first + int(safe[first:].argmin()) for first in firsts if safe[first]) if safe[firsts].any() else 0
+        return (0.0, math.inf) if reached == 0 else (float(ends[reached - 1] / rows), float(self.confidence[ends[reached - 1] - 1]))
+
+
+def _starts(rows: int, most: float, failure: float) -> list[int]:
+    """All rows, a quarter, a sixteenth, ... as far as answers without an error would pass; they depend on no answer."""
+    starts = [rows]
+    while (part := starts[-1] // 4) > 0 and (1 - most) ** part <= failure / (len(starts) + 1):
+        starts.append(part)
+    return starts
 
 
 def decide(classifier: PartlySeenClassifier, X: Any, visible: Any = None, *, least_posterior: float = 0.0,
@@ -71,7 +110,7 @@ def decide(classifier: PartlySeenClassifier, X: Any, visible: Any = None, *, lea
         classifier: Fitted; of any kind.
         X: As in `predict`.
         visible: As in `predict`.
-        least_posterior: Answer from this probability on.
+        least_posterior: Answer from this probability on; `RiskCoverage.at_risk` gives one that keeps a promise on new rows.
         plausibility: Fitted; needed for `least_p_value`.
         least_p_value: Answer from this p-value on: a refuses at most about a share a of ordinary rows.
 
@@ -88,8 +127,8 @@ def decide(classifier: PartlySeenClassifier, X: Any, visible: Any = None, *, lea
         >>> decision.labels[decision.answered], decision.answered
         (array(['a'], dtype='<U1'), array([ True, False]))
     """
-    for name, value in (("least_posterior", least_posterior), ("least_p_value", least_p_value)):
-        require(0 <= value <= 1, f"{name} must be a probability", value)
+    require(0 <= least_posterior <= 1 or least_posterior == math.inf, "least_posterior must be a probability, or infinity to refuse all rows", least_posterior)
+    require(0 <= least_p_value <= 1, "least_p_value must be a probability", least_p_value)
     require(plausibility is not None or least_p_value == 0, "least_p_value needs a fitted Plausibility")
     p = classifier.predict_proba(X, visible)
     answered = p.max(1) >= least_posterior

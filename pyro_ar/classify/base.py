@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from torch import Size, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.classify.known_rows import digests
 from pyro_ar.visible import check_visible
 
 __all__ = ["PartlySeenClassifier"]
@@ -36,11 +37,13 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         classes_: The labels, sorted, `(C,)`.
         event_shape_: Shape of one row in `fit`.
         n_features_in_: Cells of one row.
+        training_rows_: A digest of each row of `fit`, `(N,)`, so that it is noticed where answers to them are taken for answers to new rows.
     """
 
     classes_: np.ndarray
     event_shape_: tuple[int, ...]
     n_features_in_: int
+    training_rows_: np.ndarray
 
     @abc.abstractmethod
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
@@ -87,7 +90,9 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         labels = column_or_1d(_as_array(y), warn=True)
         require(len(labels) == len(x), f"y must hold one label for each of the {len(x)} rows", len(labels))
         _check_labels(labels)
-        return x, self._read_visible(x, visible), labels
+        seen = self._read_visible(x, visible)
+        self.training_rows_ = digests(x, seen)
+        return x, seen, labels
 
     def _read_rows(self, X: Any, *, reset: bool) -> Tensor:
         """`(N, *event)`, floating: float32 and float64 stay, the rest becomes float64 as in scikit-learn."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
+from pyro_ar.classify.known_rows import require_new
 from pyro_ar.elliptical.patterns import distinct
 
 __all__ = ["Plausibility"]
@@ -63,15 +64,17 @@ class Plausibility(BaseEstimator):
         """Keep reference rows.
 
         Args:
-            X: Complete rows that the classifier was not fitted to (its own training rows look more plausible than new ones).
+            X: Complete rows that the classifier was not fitted to. Its own training rows look more plausible to it than new ones, and the alarm
+                would ring for most of these; they are recognised and refused.
             y: Ignored.
 
         Raises:
-            ValueError: Bad rows, or no generative classifier.
+            ValueError: Bad rows, rows that the classifier was fitted to, or no generative classifier.
         """
         require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)", self.classifier)
         require(self.max_reference >= 1, "max_reference must be 1 or more", self.max_reference)
         x, _ = self.classifier._read(X, None)
+        require_new(self.classifier, x[:self.max_reference], None, why="its own training rows look more plausible to it than new ones, and most of these would look strange")
         self.reference_ = x[:self.max_reference]
         return self
 

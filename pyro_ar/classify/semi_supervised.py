@@ -81,7 +81,7 @@ class SemiSupervised(PartlySeenClassifier):
         labels, known = _read_labels(y)
         x, seen, told = self._read_training(X, np.where(known, labels, labels[known][:1]), visible)
         model = clone(self.classifier)
-        model.n_features_in_, model.event_shape_ = self.n_features_in_, self.event_shape_
+        model.n_features_in_, model.event_shape_, model.training_rows_ = self.n_features_in_, self.event_shape_, self.training_rows_
         self.classes_ = model.classes_ = sorted_classes(told[known], model._wanted_classes())
         mine = torch.from_numpy(known).to(x.device)
         given = nn.functional.one_hot(torch.from_numpy(np.searchsorted(self.classes_, told)).to(x.device), len(self.classes_)).to(x.dtype)

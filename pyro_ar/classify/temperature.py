@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.classify.known_rows import require_new
 
 __all__ = ["TemperatureScaled"]
 
@@ -41,7 +42,7 @@ class TemperatureScaled(PartlySeenClassifier):
         temperature_: T, between 0.02 and 50.
 
     Raises:
-        ValueError: Labels that the classifier does not know, or bad rows.
+        ValueError: Labels that the classifier does not know, bad rows, or rows that the classifier was fitted to.
 
     Source:
         Guo, Pleiss, Sun, Weinberger (2017), *On calibration of modern neural networks*, ICML.
@@ -63,7 +64,7 @@ class TemperatureScaled(PartlySeenClassifier):
         """Find the T with the least -log p(y | x_visible) on held-out rows, less the log of its prior.
 
         Args:
-            X: Rows that the classifier was not fitted to.
+            X: Rows that the classifier was not fitted to; those that it was fitted to are refused, as far as all of them is seen.
             y: One label per row.
             visible: Patterns such as those to come; None: all is seen.
         """
@@ -72,6 +73,7 @@ class TemperatureScaled(PartlySeenClassifier):
         x, seen, labels = self._read_training(X, y, visible)
         known = np.isin(labels, self.classifier.classes_)
         require(bool(known.all()), f"y must hold labels out of {self.classifier.classes_.tolist()}", labels[~known][:8].tolist())
+        require_new(self.classifier, x, seen, why="it is surer of its own training rows than of new ones, and T would be too cold")
         self.classes_ = self.classifier.classes_
         true = torch.from_numpy(np.searchsorted(self.classes_, labels)).to(x.device)
         with torch.no_grad():
