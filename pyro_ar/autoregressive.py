@@ -17,7 +17,7 @@ import torch
 from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor, nn
 
-from pyro_ar.checks import IntractableError, require
+from pyro_ar.checks import IntractableError, require, require_exact_states
 from pyro_ar.joint import Joint, batch_of
 from pyro_ar.nets.base import Net
 from pyro_ar.nets.draws import over_draws
@@ -85,6 +85,7 @@ class Autoregressive(Joint):
         require(order is None or not self.coherent or getattr(net, "own_states", None) is None,
                 "a net whose variables have their own numbers of states takes no order: permute the variables instead")
         tensors = dict(weights)
+        require_exact_states(output.num_states, next(iter(weights.values())).dtype, type(self).__name__)
         if context is not None:
             tensors["context"] = context.to(next(iter(weights.values())).dtype)
         super().__init__(tensors, self._shape_of(tensors), event_shape, validate_args=validate_args)
@@ -380,4 +381,4 @@ def _check_context(context: Tensor | None, width: int, thorough: bool) -> None:
         return
     require(isinstance(context, Tensor) and context.is_floating_point() and context.ndim >= 1
             and context.shape[-1] == width, f"context must be a floating tensor that ends in ({width},)", context)
-    require(not (thorough and bool(context.isnan().any())), "context must not hold NaN", context)  # type: ignore[union-attr]
+    require(not (thorough and not bool(context.isfinite().all())), "context must not hold NaN or infinity", context)  # type: ignore[union-attr]

@@ -1,8 +1,10 @@
 """One way to refuse: errors that say what was wanted and what came."""
 
+import torch
+
 from torch import Tensor
 
-__all__ = ["IntractableError", "counted", "one_line", "require"]
+__all__ = ["IntractableError", "counted", "one_line", "require", "require_exact_states"]
 
 
 class IntractableError(RuntimeError):
@@ -52,6 +54,23 @@ def counted(count: int, what: str) -> str:
     """
     number = f"{count:,}" if count < 10**15 else f"{count:.3g}" if count < 10**300 else f"2^{count.bit_length() - 1} or more"
     return f"{number} {what}{'' if count == 1 else 's'}"
+
+
+def require_exact_states(num_states: int | None, dtype: torch.dtype, who: str) -> None:
+    """Raise `ValueError` where rounding to `dtype` would turn one of the states 0 to `num_states` - 1 into another (None: no states).
+
+    Example:
+        >>> require_exact_states(300, torch.bfloat16, "FullTable")
+        Traceback (most recent call last):
+            ...
+        ValueError: FullTable wants a dtype that holds its states 0 to 299 exactly; got bfloat16, which rounds whole numbers above 256
+    """
+    if num_states is None or num_states <= 256 or not dtype.is_floating_point:  # all floating dtypes of 16 bits or more hold these
+        return
+    most = int(2 / torch.finfo(dtype).eps)
+    if num_states - 1 > most:
+        raise ValueError(f"{who} wants a dtype that holds its states 0 to {num_states - 1} exactly; got "
+                         f"{str(dtype).removeprefix('torch.')}, which rounds whole numbers above {most}")
 
 
 def describe(value: object) -> str:

@@ -34,7 +34,7 @@ from pyro.distributions import Categorical, TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions import biject_to
 
-from pyro_ar.checks import IntractableError, counted, one_line, require
+from pyro_ar.checks import IntractableError, counted, one_line, require, require_exact_states
 from pyro_ar.sites import NoEvidence, PartlyFixed, latent_site
 from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import check_visible
@@ -84,7 +84,8 @@ class Joint(_Expandable):
 
     Shapes:
         - `batch_shape` `(*B)`, `event_shape` `(*E)`.
-        - A value is `(*S, *B, *E)`, integer or floating; samples are floating (state k is `k.0`).
+        - A value is `(*S, *B, *E)`, integer or floating; samples are floating (state k is `k.0`). Real values are rounded to the dtype
+          of the joint, and a dtype that would round one state to another is refused.
         - `log_prob` is `(*S, *B)` in nats; `conditional_log_prob` is `(*S, *B, *E)`.
         - A pattern `visible` broadcasts to `(*S, *B, *E)`; True = seen.
     """
@@ -250,7 +251,12 @@ class Joint(_Expandable):
         except RuntimeError:
             require(False, f"{name} wants values whose left dimensions broadcast with its batch "
                     f"shape {tuple(self.batch_shape)}", value)
-        x = value if value.is_floating_point() else value.to(self.dtype)
+        if self.num_states is None:
+            x = value.to(self.dtype)
+        else:
+            require_exact_states(max(self.num_states, default=None), value.dtype, f"{name}, of its values,")
+            # whole numbers become single precision at least: a small dtype would round some to states that they are not
+            x = value if value.is_floating_point() else value.to(torch.promote_types(self.dtype, torch.float32))
         if visible is not None:
             x = torch.where(visible, x, 0)
         if self._validate_args:
@@ -259,7 +265,7 @@ class Joint(_Expandable):
         return x
 
     def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        good = _of_cells(self.support).check(x)
+        good = _of_cells(self.support).check(x) & x.isfinite()
         if visible is not None:
             good = good | ~visible
         if not bool(good.all()):
@@ -270,7 +276,7 @@ class Joint(_Expandable):
 
     def _support_in_words(self) -> str:
         if self.num_states is None:
-            return f"values in its support {self.support}"
+            return f"finite values in its support {self.support}"
         if len(set(self.num_states)) == 1:
             return f"every variable in the states 0 to {self.num_states[0] - 1}"
         most = ", ".join(str(k - 1) for k in self.num_states[:8])

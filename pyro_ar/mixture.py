@@ -30,7 +30,7 @@ class Mixture(Joint):
         - `batch_shape` `B`, and the event shape of the joints.
 
     Raises:
-        ValueError: Numbers of components or event shapes that do not agree.
+        ValueError: Numbers of components, event shapes or (over real values) dtypes that do not agree; weights that are NaN, +inf or all zero.
 
     Example:
         >>> from pyro_ar.tables import FullyIndependent
@@ -54,8 +54,10 @@ class Mixture(Joint):
         many = (joints.batch_shape[-1] if joints.batch_shape else 0) if isinstance(joints, Joint) else len(parts)
         require(isinstance(log_weights, Tensor) and log_weights.ndim >= 1 and log_weights.shape[-1] == many,
                 f"log_weights must end in the number of components ({many},)", log_weights)
-        require(log_weights.is_floating_point() and (validate_args is False or is_mapped(log_weights) or bool((log_weights > -math.inf).any(-1).all())),
-                "log_weights must be floating, with a finite one in each mixture", log_weights)
+        require(log_weights.is_floating_point() and (validate_args is False or is_mapped(log_weights) or _are_log_weights(log_weights)),
+                "log_weights must be floating, without NaN or +inf, and with a finite one in each mixture", log_weights)
+        require(first.num_states is not None or len({j.dtype for j in parts}) == 1, "components over real values must have one dtype",
+                *{str(j.dtype) for j in parts})
         batches = [j.batch_shape[:-1] if isinstance(joints, Joint) else j.batch_shape for j in parts]
         try:
             batch = torch.broadcast_shapes(log_weights.shape[:-1], *batches)
@@ -93,6 +95,11 @@ class Mixture(Joint):
         names = [type(j).__name__ for j in self._parts]
         inside = ", ".join(dict.fromkeys(names)) if len(set(names)) <= 3 else f"{len(set(names))} classes"
         return [f"{counted(self.log_weights.shape[-1], 'component')} of {inside}"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the components."""
+        return self._parts[0].dtype
 
     @property
     def _parts(self) -> list[Joint]:
@@ -274,6 +281,10 @@ class Averaged(Mixture):
     @property
     def num_parameters(self) -> int:
         return self._parts[0].num_parameters
+
+
+def _are_log_weights(t: Tensor) -> bool:
+    return bool((t < math.inf).all()) and bool((t > -math.inf).any(-1).all())
 
 
 def _complete_where(chosen: Tensor, joint: Joint, x: Tensor, visible: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import require, require_exact_states
 
 __all__ = ["Bernoulli", "Categorical", "DiscretisedLogisticMixture", "MixtureOfNormals", "Normal", "Output"]
 
@@ -65,7 +65,8 @@ class Output(abc.ABC):
         return self.distribution(raw).log_prob(x)
 
     def sample(self, raw: Tensor) -> Tensor:
-        """One floating value for each of `(*L, raw)`."""
+        """One floating value for each of `(*L, raw)`, of the dtype of `raw`."""
+        require_exact_states(self.num_states, raw.dtype, type(self).__name__)
         return self.distribution(raw).sample().to(raw.dtype)
 
 
@@ -154,6 +155,7 @@ class Categorical(_OfStates):
         return dist.Categorical(logits=F.pad(raw, (1, 0)), validate_args=False)
 
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        require_exact_states(self.states, x.dtype, type(self).__name__)
         log_p = F.pad(raw, (1, 0)).log_softmax(-1)
         left = torch.broadcast_shapes(log_p.shape[:-1], x.shape)
         index = x.long().expand(left).unsqueeze(-1)
@@ -206,6 +208,7 @@ class DiscretisedLogisticMixture(_OfStates):
         return dist.Categorical(logits=self.log_prob(raw.unsqueeze(-2), states), validate_args=False)
 
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        require_exact_states(self.states, x.dtype, type(self).__name__)
         logits, loc, scale = mixture_parts(raw, self.components)
         scale = F.softplus(scale - 1) + self.min_scale  # raw zero: about a third of the range
         place, half = self.encode(x), 1 / (self.states - 1)

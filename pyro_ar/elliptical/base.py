@@ -35,6 +35,7 @@ class Elliptical(Joint):
     def __init__(self, tensors: Mapping[str, Tensor], event_dims: Mapping[str, int], *,
                  validate_args: bool | None = None) -> None:
         loc = tensors["loc"]
+        require(len({t.dtype for t in tensors.values()}) == 1, f"{', '.join(tensors)} must have one dtype", *tensors.values())
         try:
             own = torch.broadcast_shapes(*(t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()))
         except RuntimeError:
@@ -47,6 +48,7 @@ class Elliptical(Joint):
         for name, t in tensors.items():
             setattr(self, name, t)
         if validate_args is not False and not is_mapped(*tensors.values()):
+            require(bool(loc.isfinite().all()), "loc must be finite, without NaN", loc)
             self._check_tensors()  # before torch's own checks, which do not say what would help
         super().__init__(tensors, own, loc.shape[-1:], validate_args=validate_args)
 
@@ -96,14 +98,6 @@ class Elliptical(Joint):
     # What follows.
 
     _needs_evidence = True
-
-    def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        good = x.isfinite() if visible is None else x.isfinite() | ~visible
-        if not bool(good.all()):
-            index = tuple(int(i) for i in (~good).nonzero()[0])
-            where = "finite values where visible" if visible is not None else "finite values, without NaN"
-            require(False, f"{type(self).__name__} wants {where}", float(x.detach().expand(good.shape)[index]),
-                    f"at index {index}")
 
     def _log_prob(self, x: Tensor) -> Tensor:
         q, half = self._whole(x)

@@ -27,7 +27,7 @@ class Gaussian(NormalRadius, Dense):
         - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
 
     Raises:
-        ValueError: Wrong shapes, or a covariance that is not symmetric positive definite.
+        ValueError: Wrong shapes, tensors of different dtypes, or a covariance that is not symmetric positive definite.
 
     Source:
         Bishop (2006), *Pattern Recognition and Machine Learning*, section 2.3.

@@ -180,7 +180,7 @@ class LowRankGaussian(NormalRadius, _LowRank):
         - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
 
     Raises:
-        ValueError: Wrong shapes, or `cov_diag` that is not positive.
+        ValueError: Wrong shapes, tensors of different dtypes, or `cov_diag` that is not positive.
 
     Source:
         Bishop (2006), *Pattern Recognition and Machine Learning*, section 12.2.4.
@@ -244,7 +244,7 @@ class LowRankStudentT(StudentRadius, _LowRank):
         - `batch_shape` `B`, `event_shape` `(D,)`; values are finite reals.
 
     Raises:
-        ValueError: Wrong shapes, or `df` or `cov_diag` that are not positive.
+        ValueError: Wrong shapes, tensors of different dtypes, or `df` or `cov_diag` that are not positive.
 
     Example:
         >>> joint = LowRankStudentT(1.0, torch.zeros(2), torch.tensor([[1.0], [1.0]]), torch.ones(2))

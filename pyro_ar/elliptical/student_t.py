@@ -37,7 +37,7 @@ class StudentT(StudentRadius, Dense):
         scale_matrix: Symmetric positive definite; for `df` above 2 the covariance is df / (df - 2) times it.
 
     Raises:
-        ValueError: Wrong shapes, `df` not positive, or a matrix that is not symmetric positive definite.
+        ValueError: Wrong shapes, tensors of different dtypes, `df` not positive, or a matrix that is not symmetric positive definite.
 
     Source:
         Kotz, Nadarajah (2004), *Multivariate t distributions and their applications*; for the conditionals, Ding (2016),

@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import Categorical, Dirichlet, constraints
 from torch import Size, Tensor
 
-from pyro_ar.checks import counted, one_line, require
+from pyro_ar.checks import counted, one_line, require, require_exact_states
 from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
     Block,
@@ -46,6 +46,7 @@ class TableJoint(Joint, abc.ABC):
         self._num_states = tuple(int(k) for k in num_states)
         require(len(self._num_states) > 0 and min(self._num_states) > 0,
                 f"{type(self).__name__} needs at least one variable, and at least one state of each", self._num_states)
+        require_exact_states(max(self._num_states), next(iter(tensors.values())).dtype, type(self).__name__)
         self._own_batch_shape = Size(batch_shape)  # that of the tensors, before any expand
         super().__init__(tensors, batch_shape, Size([len(self._num_states)]), validate_args=validate_args)
         if self._validate_args:

@@ -64,7 +64,7 @@ def _bad_values(joint: Any) -> list[tuple[str, float]]:
     if not joint._validate_args:
         raise NotApplicable("validation is off: values are not checked")
     if joint.num_states is None:
-        return [("NaN", math.nan)]
+        return [("NaN", math.nan), ("infinity", math.inf)]
     return [("NaN", math.nan), ("a half", 0.5), ("minus one", -1.0), ("a state too many", float(max(joint.num_states)))]
 
 
@@ -137,7 +137,7 @@ def accepts_all_number_types(joint: Any) -> None:
         x = x.round()
         if not bool(joint.support.check(x).all()):
             raise NotApplicable("whole numbers are outside the support")
-        kinds = [torch.int64, torch.int32]
+        kinds = [torch.int64, torch.int32, torch.float32, torch.float64]
     else:
         most = max(states_of(joint))
         kinds = [torch.int64, torch.int32, torch.float32, torch.float64]
