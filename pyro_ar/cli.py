@@ -194,6 +194,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the order of the rows, and of the neural models.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="The matrices are small, and one is the fastest.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show all tables, which are in report.txt too.")] = False,
 ) -> int:
     """Compare factorisations of discrete data: held-out nats per row against training rows, evidence and parameters."""
     torch.set_num_threads(threads)
@@ -201,7 +202,7 @@ def compare(
     try:
         with threadpool_limits(threads):
             run_compare(dataset, label=label, out=out, sizes=counts, models=_names(models), rows=rows, test_share=test_share,
-                        steps=steps, seed=seed, fresh=fresh)
+                        steps=steps, seed=seed, fresh=fresh, full=full)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Finished fits are kept in {out}/; the same command goes on from there.", file=sys.stderr)
         return 130

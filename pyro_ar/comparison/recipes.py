@@ -206,7 +206,7 @@ def chain_over(order: Sequence[int], k: int = 1, equivalent_sample_size: float |
 
 @dataclass(frozen=True)
 class NeuralModel:
-    """A neural family trained by `par.fit`: a point estimate, so it is scored on rows that it has not seen.
+    """A neural family trained by `par.fit`: a point estimate, so it is scored on rows that it has not seen; NaN is a hidden cell.
 
     Attributes:
         make: Makes a fresh family, for instance `lambda: par.NADE(16, hidden=32)`.
@@ -226,7 +226,8 @@ class NeuralModel:
         from pyro_ar.training import fit  # brings Lightning, which only neural models need
 
         family = self.family()
-        fit(family, x, **{"progress": False, "seed": self.seed, **self.options})
+        seen = ~x.isnan()
+        fit(family, x, visible=None if bool(seen.all()) else seen, **{"progress": False, "seed": self.seed, **self.options})
         return freeze(family())
 
     def num_parameters(self, num_states: Sequence[int]) -> int:

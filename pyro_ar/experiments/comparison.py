@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ from pyro_ar.comparison.recipes import fit_recipe
 from pyro_ar.experiments.states import MAX_STATES
 from pyro_ar.experiments.store import Results
 from pyro_ar.families import FVSBN, NADE, Family, OrderlessNADE
+from pyro_ar.joint import Joint
 from pyro_ar.outputs import Bernoulli, Categorical
+from pyro_ar.tables import TableJoint
 from pyro_ar.tables.counts import check_data
 
 __all__ = ["MODELS", "NEURAL", "TABLES", "Plan", "estimate_seconds", "run"]
@@ -55,6 +57,36 @@ NEURAL: dict[str, Neural] = {
     "any-order NADE": Neural(lambda n, k: OrderlessNADE(n, hidden=64, output=_output(k)), 5e-3),
 }
 MODELS = (*TABLES, *NEURAL)
+FIXED_ORDER = ("FVSBN", "NADE")  # exact where a prefix of a row is visible, and else for few hidden cells only
+PSEUDOCOUNTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of rows with hidden cells, per cell of a table
+EM_STEPS = 30
+
+
+@dataclass(frozen=True)
+class IncompleteTable:
+    """A table class fitted to rows with hidden cells (NaN) by EM: a point estimate, its pseudocount chosen on a tenth of the rows.
+
+    Attributes:
+        joint: The class.
+        structure: What its `from_data` needs besides.
+        num_states: Of each variable.
+        seed: Of the tenth.
+    """
+
+    joint: type[TableJoint]
+    structure: Mapping[str, Any]
+    num_states: tuple[int, ...]
+    seed: int = 0
+
+    def fit(self, x: Tensor) -> Joint:
+        """The joint of all rows under the chosen pseudocount."""
+        order = torch.randperm(len(x), generator=Generator().manual_seed(self.seed))
+        held, rest = x[order[: max(1, len(x) // 10)]], x[order[max(1, len(x) // 10):]]
+        scores = {p: float(self._fitted(rest, p).marginal(~held.isnan()).log_prob(held).mean()) for p in PSEUDOCOUNTS}
+        return self._fitted(x, max(scores, key=lambda p: scores[p]))
+
+    def _fitted(self, x: Tensor, pseudocount: float) -> TableJoint:
+        return self.joint.from_data(x, visible=~x.isnan(), pseudocount=pseudocount, num_states=self.num_states, em_steps=EM_STEPS, **self.structure)
 
 
 # The plan.
@@ -99,10 +131,11 @@ class Plan:
         require(all(10 <= s <= n for s in sizes) and len(set(sizes)) == len(sizes), f"sizes must be different numbers from 10 to the {n} training rows", sizes)
         object.__setattr__(self, "sizes", tuple(sorted(sizes)))
         fits = table_models(self.num_states)
-        known = [name for name in MODELS if name in fits or name in NEURAL]
+        known = [name for name in MODELS if (name in fits or name in NEURAL) and name not in self.blind]
         for name in self.models or ():
             require(name in MODELS, f"models must be some of {', '.join(MODELS)}", name)
             require(name not in self.too_long, f"{name} has more memory than {len(self.num_states)} variables can use: give a shorter chain")
+            require(name not in self.blind, f"{name} learns from complete rows only, and cells of these are hidden")
             require(name in known, f"{name} does not fit: its tables would have {math.prod(map(float, self.num_states)):.1e} cells")
         wanted = [name for name in known if name not in self.same] if self.models is None else self.models
         object.__setattr__(self, "models", tuple(name for name in known if name in wanted))
@@ -110,7 +143,17 @@ class Plan:
     @property
     def num_states(self) -> tuple[int, ...]:
         """States of each variable, over training and test rows: a category is known even if the training part lacks it."""
-        return check_data(torch.cat([self.train, self.test]), None)[1]
+        return check_data(torch.cat([self.train, self.test]).nan_to_num(0), None)[1]
+
+    @property
+    def hidden(self) -> bool:
+        """Whether some cell is."""
+        return bool(self.train.isnan().any() or self.test.isnan().any())
+
+    @property
+    def blind(self) -> tuple[str, ...]:
+        """Models that cannot use rows with hidden cells, where there are some."""
+        return FIXED_ORDER if self.hidden else ()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -141,7 +184,8 @@ class Plan:
         """How the model is made from so many rows: a `TableModel` or a `NeuralModel`."""
         sizes = self.num_states
         if model in TABLES:
-            return table_models(sizes, STRENGTHS)[model].with_states(sizes)
+            whole = table_models(sizes, STRENGTHS)[model].with_states(sizes)
+            return IncompleteTable(whole.joint, whole.structure, sizes, self.seed) if self.hidden else whole
         make, lr = NEURAL[model]
         batch = max(8, min(self.batch_size, rows // 8))  # an epoch of one step would be mostly bookkeeping
         epochs = max(1, self.steps // math.ceil(0.9 * rows / batch))
@@ -155,7 +199,7 @@ class Plan:
         return {
             "experiment": "compare",
             "data": {"name": self.name, "train": len(self.train), "test": len(self.test), "num_states": self.num_states, "sha256": digest.hexdigest()[:16]},
-            "sizes": self.sizes, "models": self.models, "seed": self.seed, "strengths": STRENGTHS,
+            "sizes": self.sizes, "models": self.models, "seed": self.seed, "strengths": STRENGTHS, "pseudocounts": PSEUDOCOUNTS if self.hidden else (),
             "training": {"steps": self.steps, "batch_size": self.batch_size, "lr": {name: NEURAL[name].lr for name in NEURAL}},
         }
 
@@ -170,6 +214,8 @@ def estimate_seconds(plan: Plan, done: Sequence[tuple[int, str]] = ()) -> float:
             continue
         if model in TABLES:
             cells = table_models(plan.num_states)[model].num_parameters(plan.num_states)
+            if plan.hidden:
+                seconds += (len(PSEUDOCOUNTS) + 1) * EM_STEPS * 1e-8 * cells * rows
             seconds += len(STRENGTHS) * (1e-7 * cells + 3e-8 * rows * n * (n if model == "Chow-Liu tree" else 1)) + 0.2
             continue
         if model not in step:
@@ -180,6 +226,7 @@ def estimate_seconds(plan: Plan, done: Sequence[tuple[int, str]] = ()) -> float:
 
 
 def _seconds_per_step(family: Family, x: Tensor, repeats: int = 5) -> float:
+    visible = ~x.isnan() if bool(x.isnan().any()) else None
     with torch.random.fork_rng(devices=[]):
         optimiser = torch.optim.AdamW(family.parameters())
         start = 0.0
@@ -187,7 +234,7 @@ def _seconds_per_step(family: Family, x: Tensor, repeats: int = 5) -> float:
             if i == 1:  # the first one warms up
                 start = time.perf_counter()
             optimiser.zero_grad()
-            (-family.training_log_prob(x).mean()).backward()
+            (-family.training_log_prob(x, visible=visible).mean()).backward()
             optimiser.step()
     return (time.perf_counter() - start) / repeats + 2e-3  # what the training engine adds
 
@@ -208,9 +255,10 @@ def run(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
 def _one_unit(plan: Plan, rows: int, model: str) -> dict[str, Any]:
     x, recipe = plan.rows(rows), plan.recipe(model, rows)
     start = time.perf_counter()
-    score = held_out_score(fit_recipe(model, recipe, x), plan.test, what=model)
+    joint = fit_recipe(model, recipe, x)
+    score = held_out_score(joint, plan.test, ~plan.test.isnan() if plan.hidden else None, what=model)
     unit = {"rows": rows, "model": model, "nats": -score.mean().item(), "error": score.std().item() / math.sqrt(len(score)),
-            "parameters": recipe.parameters_of(x) if isinstance(recipe, TableModel) else recipe.num_parameters(plan.num_states), "scores": [round(s, 5) for s in score.tolist()]}
+            "parameters": joint.num_parameters, "scores": [round(s, 5) for s in score.tolist()]}
     if isinstance(recipe, TableModel):
         unit["log_evidence"] = recipe.log_evidence(x).item()
     return unit | {"seconds": round(time.perf_counter() - start, 2)}

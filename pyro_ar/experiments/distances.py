@@ -6,6 +6,7 @@ data; the rest of the distance shrinks with the rows.
 
 import io
 import math
+import textwrap
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,12 +22,13 @@ from pyro_ar.checks import require
 from pyro_ar.comparison import TableModel, table_models
 from pyro_ar.comparison.recipes import fit_recipe, freeze
 from pyro_ar.divergence import MAX_STATES, closest_table, kl_divergence
-from pyro_ar.experiments.comparison_report import legend_in_columns
+from pyro_ar.experiments.comparison_screen import WIDTH, aligned, fitting_columns
+from pyro_ar.experiments.size_pictures import by_size
 from pyro_ar.experiments.store import write_atomically, write_csv
 from pyro_ar.families import FVSBN, Family
 from pyro_ar.joint import Joint, all_states
 from pyro_ar.mixture import Mixture
-from pyro_ar.plots import Series, curves
+from pyro_ar.plots import Series
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
 __all__ = ["TRUTHS", "Distance", "NewtonModel", "closest_family", "distances", "draw", "make_truth", "run_distances"]
@@ -164,20 +165,10 @@ def draw(found: Sequence[Distance], title: str = "How far from the truth?") -> F
     def line(model: str, part: Callable[[Distance], float]) -> Series:
         return Series([part(by[model, r]) for r in sizes], [by[model, r].error for r in sizes])
 
-    label = {m: f"{m} ({by[m, sizes[0]].parameters:,}), floor {by[m, sizes[0]].floor:.3f}" for m in names}
-    figure = curves({"KL(truth || fit), nats": {label[m]: line(m, lambda d: d.floor + d.open) for m in names},
-                     "of which still open, nats": {label[m]: line(m, lambda d: d.open) for m in names}}, sizes, x_label="training rows", title=title)
-    figure.set_size_inches(10.5, 5.8)
-    values = ([d.floor + d.open for d in found], [d.open for d in found if d.open > 0])
-    for axis, some in zip(figure.axes, values, strict=True):
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_ylim(0.7 * min(some), 1.4 * max(some))
-        axis.set_xlim(0.8 * sizes[0], 1.25 * sizes[-1])
-        axis.set_xticks(sizes, [f"{s:,}" for s in sizes])
-        axis.xaxis.set_minor_locator(NullLocator())
-    legend_in_columns(figure, 3, "Brackets: free parameters. Floor: the distance that no amount of data closes.")
-    return figure
+    labels = {m: f"{m} ({by[m, sizes[0]].parameters:,}), floor {by[m, sizes[0]].floor:.3f}" for m in names}
+    whole, still = "KL(truth || fit), nats", "of which still open, nats"
+    return by_size({whole: {m: line(m, lambda d: d.floor + d.open) for m in names}, still: {m: line(m, lambda d: d.open) for m in names}}, sizes, labels,
+                   title=title, scales={whole: "log", still: "log"}, note="Brackets: free parameters. Floor: the distance that no amount of data closes.")
 
 
 def make_truth(name: str, variables: int = 6, seed: int = 0) -> Joint:
@@ -232,10 +223,12 @@ def run_distances(truth: str = "mixture", *, variables: int = 6, sizes: Sequence
     picture = io.BytesIO()
     draw(found, f"How far from the truth? ({truth}, {variables} binary variables)").savefig(picture, format="png")
     write_atomically(out / "distances.png", picture.getvalue())
-    say(f"KL(truth || fit) in nats; the truth: {truth}, {variables} binary variables; means of {repeats} draws of rows and their standard errors\n")
+    said = (f"KL(truth || fit) in nats; the truth: {truth}, {variables} binary variables; means of {repeats} draws of rows and their standard errors",
+            ("floor: of the family's nearest joint, which no amount of data closes. open: what the rows have not closed yet; floor + open is the "
+            "distance, * the nearest model with so many rows."))
+    say(textwrap.fill(said[0], WIDTH) + "\n")
     say(_text(found, sizes))
-    say("\nfloor: of the family's nearest joint, which no amount of data closes. open: what the rows have not closed yet; floor + open is the distance, "
-        f"* the nearest model with so many rows.\nWritten: {out}/results.csv, distances.png")
+    say("\n" + textwrap.fill(said[1], WIDTH) + f"\nWritten to {out}/: results.csv, distances.png")
     return found
 
 
@@ -247,5 +240,5 @@ def _text(found: Sequence[Distance], sizes: Sequence[int]) -> str:
     for m in names:
         each = [f"{by[m, rows].open:.4f} ±{by[m, rows].error:.4f}{'*' if nearest[rows] == m else ' '}" for rows in sizes]
         lines.append([m, f"{by[m, sizes[0]].parameters:,}", f"{by[m, sizes[0]].floor:.4f}", *each])
-    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True))).rstrip() for line in lines)
+    table, dropped = fitting_columns(lines, fixed=3)
+    return "\n".join(aligned(table) + ([f"{dropped} smaller numbers of rows are in results.csv"] if dropped else []))
