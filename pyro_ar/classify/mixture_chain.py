@@ -23,6 +23,8 @@ from pyro_ar.transformed import Transformed
 
 __all__ = ["MixtureChainClassifier"]
 
+MAX_LEVELS = 4096
+
 TRAINING_ORDERS = 6  # in which the conditionals of each training row are kept
 FOLDS = 5
 BATCH = 128
@@ -118,6 +120,7 @@ class MixtureChainClassifier(GenerativeClassifier):
     def _check_levels(self, rows: Tensor) -> int:
         require(self.num_levels is None or self.num_levels >= 2, "num_levels must be None, or 2 or more", self.num_levels)
         most = max(int(rows.max()) + 1, 2) if self.num_levels is None else self.num_levels
+        require(most <= MAX_LEVELS, f"values must lie on at most {MAX_LEVELS} levels: each conditional prices all of them", most)
         right = bool(((rows >= 0) & (rows < most) & (rows == rows.round())).all())
         require(right, f"MixtureChainClassifier wants whole numbers from 0 to {most - 1}", rows.min().item(), rows.max().item())
         return most

@@ -17,6 +17,7 @@ from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
     Block,
     check_data,
+    check_total,
     check_weights,
     concentration_of,
     count_block,
@@ -156,6 +157,7 @@ class TableJoint(Joint, abc.ABC):
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         sizes = cls._sizes(sizes, structure)
         tables = cls._layout(sizes, structure)
+        check_total([blocks[0] for blocks in tables], sizes, weights)
 
         def joint_of(counts: list[Tensor], dtype: torch.dtype) -> Any:
             pairs = zip(counts, tables, strict=True)
@@ -185,6 +187,7 @@ class TableJoint(Joint, abc.ABC):
         states, sizes = check_data(x, num_states)
         sizes = cls._sizes(sizes, structure)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
+        check_total([blocks[0] for blocks in cls._layout(sizes, structure)], sizes)
         for blocks in cls._layout(sizes, structure):
             alpha = concentration_of(blocks[0], sizes, concentration, equivalent_sample_size)
             total = total + log_evidence_of(blocks[0], table_counts(blocks, states, sizes), alpha)
@@ -198,6 +201,7 @@ class TableJoint(Joint, abc.ABC):
         states, sizes = check_data(x, num_states)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         sizes = cls._sizes(sizes, structure)
+        check_total([blocks[0] for blocks in cls._layout(sizes, structure)], sizes)
         alphas = [
             (table_counts(blocks, states, sizes) + concentration_of(blocks[0], sizes, concentration, equivalent_sample_size))
             .flatten(-len(blocks[0].children)).to(dtype)

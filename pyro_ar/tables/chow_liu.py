@@ -17,6 +17,8 @@ from pyro_ar.visible import partly_seen
 
 __all__ = ["ChowLiuTree"]
 
+MAX_PAIRS = 2**29  # pairs of states, and states over all rows: 4 GiB
+
 
 class ChowLiuTree(BayesNet):
     r"""A Bayes net in which each variable but the root has one parent.
@@ -148,6 +150,9 @@ def _mutual_information(states: Tensor, sizes: tuple[int, ...], weights: Tensor 
                         visible: Tensor | None = None) -> Tensor:
     """`(n, n)` float64 on the CPU, in nats times rows, summed over the batch of weights."""
     n, most = len(sizes), max(sizes)
+    pairs_of_cells = (n * most) ** 2
+    require(max(pairs_of_cells, len(states) * n * most) <= MAX_PAIRS, f"a tree counts all pairs of states of all variables, at most {MAX_PAIRS} in all; "
+            "use fewer states, or give parents", f"{float(pairs_of_cells):.3g} pairs", f"a variable of {most} states", f"{len(states)} rows")
     tiny = torch.finfo(torch.float64).tiny
     onehot = torch.nn.functional.one_hot(states, most).double()
     onehot = (onehot if visible is None else onehot * visible.unsqueeze(-1)).flatten(1)  # (N, n K)

@@ -14,14 +14,15 @@ import torch
 
 from torch import Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import counted, require
 from pyro_ar.rising import log_rising_over_power
 
-__all__ = ["Block", "block_counts", "check_data", "check_weights", "concentration_of", "count_block", "log_evidence_of",
+__all__ = ["Block", "block_counts", "check_data", "check_total", "check_weights", "concentration_of", "count_block", "log_evidence_of",
            "relative", "table_counts"]
 
 
 MAX_CELLS = 2**27  # of one table of counts: 1 GiB
+MAX_TOTAL = 2**29  # of all tables of a joint, over its batch: 4 GiB
 
 
 class Block(NamedTuple):
@@ -80,6 +81,17 @@ def count_block(block: Block, num_states: Sequence[int]) -> int:
     return math.prod(num_states[v] for v in block.parents) * (inside - 1)
 
 
+def check_total(tables: Sequence[Block], num_states: Sequence[int], weights: Tensor | None = None) -> None:
+    """Refuse tables that would not fit into memory, before any is made."""
+    batch = 1 if weights is None else math.prod(weights.shape[:-1])
+    each = [math.prod(num_states[v] for v in (*b.parents, *b.children)) for b in tables]
+    largest = f"a variable of {max(num_states)} states"
+    require(max(each) * batch <= MAX_CELLS, f"a table must have at most {MAX_CELLS} cells, over all its batch; use a sparser joint, fewer states, or "
+            "real values", counted(max(each) * batch, "cell"), largest)
+    require(sum(each) * batch <= MAX_TOTAL, f"the tables of a joint must have at most {MAX_TOTAL} cells together, over all its batch; use a sparser joint, "
+            "fewer states, or real values", counted(sum(each) * batch, "cell"), largest)
+
+
 def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weights: Tensor | None = None) -> Tensor:
     """How often each joint state occurs, `(*B, *K_parents, *K_children)`, float64.
 
@@ -92,7 +104,7 @@ def block_counts(block: Block, states: Tensor, num_states: Sequence[int], weight
     scope = (*block.parents, *block.children)
     sizes = [num_states[v] for v in scope]
     require(math.prod(sizes) <= MAX_CELLS, f"a table of {len(sizes)} variables must have at most {MAX_CELLS} cells; use a sparser joint",
-            f"{float(math.prod(sizes)):.3g} cells")
+            counted(math.prod(sizes), "cell"))
     flat = torch.zeros(len(states), dtype=torch.long, device=states.device)
     for v, size in zip(scope, sizes, strict=True):
         flat = flat * size + states[:, v]

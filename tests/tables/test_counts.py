@@ -159,3 +159,29 @@ def test_an_unseen_class_gets_uniform_tables():
         assert fitted.log_prob(torch.tensor([0, 1, 2]))[1].item() == pytest.approx(-3 * math.log(3), abs=1e-5)
     net = BayesNet.from_data(DATA, weights=weights, pseudocount=0, num_states=3, parents=[(), (0,), (0, 1)])
     assert net.log_prob(torch.tensor([0, 1, 2]))[1].item() == pytest.approx(-3 * math.log(3), abs=1e-5)
+
+
+@pytest.mark.parametrize("joint", [FullTable, FullyIndependent, MarkovChain, ChowLiuTree, BayesNet], ids=lambda joint: joint.__name__)
+@pytest.mark.parametrize("state", [10**9, 2 * 10**8, 10**6], ids=str)
+def test_a_huge_state_is_refused_before_memory_is_asked_for(joint, state):
+    """In a column of its own where one table is too large, in 600 columns where all together are; and in a batch."""
+    columns = 600 if state == 10**6 else 3
+    x = torch.zeros(4, columns, dtype=torch.long)
+    x[1] = state
+    options = {"parents": [()] * columns} if joint is BayesNet else {}
+    visible = torch.ones(4, columns, dtype=torch.bool)
+    visible[0, 0] = False
+    calls = [lambda: joint.from_data(x, **options), lambda: joint.from_data(x, visible=visible, **options),
+             lambda: joint.posterior(x, equivalent_sample_size=1.0, **options), lambda: joint.from_data(x, weights=torch.ones(2, 4), **options)]
+    if joint is not ChowLiuTree:
+        calls.append(lambda: joint.log_evidence(x, equivalent_sample_size=1.0, **options))
+    for call in calls:
+        with pytest.raises(ValueError, match=f"at most [0-9]+.*a variable of {state + 1} states"):
+            call()
+
+
+def test_the_batch_of_weights_counts_too():
+    x = torch.tensor([[0], [2**20]])
+    FullyIndependent.from_data(x, weights=torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"at most 134217728 cells, over all its batch.*1,073,742,848 cells"):
+        FullyIndependent.from_data(x, weights=torch.ones(1024, 2))
