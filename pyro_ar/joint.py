@@ -408,12 +408,12 @@ class Given(_Expandable):
     def log_prob(self, value: Tensor) -> Tensor:
         joint = self._answering
         x = joint._check_value(value)
+        left = _broadcast("the value", x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
         same = _all_cells((x == self._x) | ~self._visible, self.event_shape)
         if self.joint.num_states is None:  # discrete values may meet the visible cells by chance, and then they count
             site = latent_site()
             require(site is None or bool(same.all()), f"{self._advice} (site {site!r})")
-        return torch.where(same, self._log_hidden(x), -math.inf).expand(
-            torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape))
+        return torch.where(same, self._log_hidden(x), -math.inf).expand(left)
 
     def _log_hidden(self, x: Tensor) -> Tensor:
         """Log p of the hidden cells of `x`, whose visible cells are not read."""
@@ -425,10 +425,15 @@ class Given(_Expandable):
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         with torch.no_grad():
-            return self.rsample(sample_shape)
+            return self._drawn(sample_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        """Completions, differentiable where `has_rsample` says so."""
+        """Completions that carry gradients, where `has_rsample` says so."""
+        if not self.has_rsample:
+            raise NotImplementedError(f"completions by {type(self.joint).__name__} carry no gradients; sample them")
+        return self._drawn(sample_shape)
+
+    def _drawn(self, sample_shape: Any) -> Tensor:
         return self._where_possible(self._answering._complete(*self._row(Size(sample_shape))))
 
     def latent(self) -> "Latent":
@@ -463,7 +468,7 @@ def is_shape(shape: Any) -> bool:
 
 def shapes_of(cls: type, joint: Any) -> tuple[Size, Size]:
     """Batch and event shape of a joint, given as itself or by the two; `cls` is what asks."""
-    if isinstance(joint, Joint):
+    if isinstance(joint, _Expandable):
         return joint.batch_shape, joint.event_shape
     if isinstance(joint, tuple | list) and len(joint) == 2 and all(is_shape(part) for part in joint):
         return Size(joint[0]), Size(joint[1])
@@ -550,6 +555,10 @@ class Latent(_Expandable):
         self._to_support = biject_to(_of_cells(given.joint.support))
         super().__init__(given.batch_shape, given.event_shape, validate_args=given._validate_args)
 
+    @classmethod
+    def infer_shapes(cls, *, given: Any = None) -> tuple[Size, Size]:  # type: ignore[override]
+        return shapes_of(cls, given)
+
     def __repr__(self) -> str:
         return repr(self.given).replace("Given", "Latent", 1)
 
@@ -564,19 +573,25 @@ class Latent(_Expandable):
     def log_prob(self, value: Tensor) -> Tensor:
         given = self.given
         z = given._answering._check_value(value)
+        left = _broadcast("the value", z.shape[: z.ndim - len(self.event_shape)], self.batch_shape)
         visible = given._visible
         free = self._to_support.inv(z)
         cells = -(free.square() + math.log(2 * math.pi)) / 2 - self._to_support.log_abs_det_jacobian(free, z)
         log_p = given._log_hidden(z) + torch.where(visible, cells, 0).flatten(-len(self.event_shape)).sum(-1)
-        return log_p.expand(torch.broadcast_shapes(z.shape[: z.ndim - len(self.event_shape)], self.batch_shape))
+        return log_p.expand(left)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         with torch.no_grad():
-            return self.rsample(sample_shape)
+            return self._drawn(sample_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        """Draws, differentiable where `has_rsample` says so."""
-        x = self.given.expand(self.batch_shape).rsample(sample_shape)
+        """Draws that carry gradients, where `has_rsample` says so."""
+        if not self.has_rsample:
+            raise NotImplementedError(f"completions by {type(self.given.joint).__name__} carry no gradients; sample them")
+        return self._drawn(sample_shape)
+
+    def _drawn(self, sample_shape: Any) -> Tensor:
+        x = self.given.expand(self.batch_shape)._drawn(sample_shape)
         return torch.where(self.given._visible, self._to_support(torch.randn_like(x)), x)
 
     def complete(self, z: Tensor) -> Tensor:
