@@ -1,14 +1,28 @@
 """One way to refuse: errors that say what was wanted and what came."""
 
+from collections.abc import Iterable
+
 import torch
 
 from torch import Tensor
 
-__all__ = ["IntractableError", "counted", "one_line", "require", "require_exact_states"]
+__all__ = ["EntryError", "IntractableError", "counted", "one_line", "require", "require_exact_states"]
 
 
 class IntractableError(RuntimeError):
     """The joint has no exact answer to this question; the message names what would work."""
+
+
+class EntryError(ValueError):
+    """Wrong data of some entries of a batch.
+
+    Attributes:
+        entries: Their positions, one index for each batch dimension.
+    """
+
+    def __init__(self, message: str = "", entries: Iterable[tuple[int, ...]] = ()) -> None:
+        super().__init__(message)
+        self.entries = list(entries)
 
 
 def require(ok: bool, wanted: str, *came: object) -> None:

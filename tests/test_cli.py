@@ -241,7 +241,7 @@ def test_data_from_files(capsys, tmp_path, monkeypatch):
     (["--seeds", "a"], "--seeds must be whole numbers, such as 1,2,3; got 'a'"),
     (["--seeds", ""], "--seeds must be whole numbers"),
     (["--folds", "1"], "folds must be 2 or more"),
-    (["--folds", "1000"], "as many rows as there are folds"),
+    (["--folds", "1000"], "1000 folds want 1000 rows or more of every class"),
     (["--rows", "0"], "rows must be 1 or more"),
     (["--rows", "1"], "two classes or more"),
     (["--threads", "0"], "threads"),

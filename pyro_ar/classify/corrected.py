@@ -22,6 +22,7 @@ from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
+from pyro_ar.classify.rows_of_classes import require_rows
 
 __all__ = ["CorrectedClassifier"]
 
@@ -114,8 +115,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         require(whole and self.folds >= 2 and self.most >= 1, "folds must be 2 or more and most 1 or more, whole numbers", self.folds, self.most)
         self.classes_, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
         require(len(counts) >= 2, "CorrectedClassifier wants rows of two classes or more", self.classes_.tolist())
-        fewest = int(counts.min())
-        require(fewest >= self.folds, "every class needs as many rows as there are folds", f"{fewest} rows, {self.folds} folds")
+        require_rows(labels, self.folds, f"{self.folds} folds want")
         random = check_random_state(0 if self.random_state is None else self.random_state)
         self.frequencies_ = torch.from_numpy(counts / counts.sum()).log()
         self.weights_ = _learnt(self.frequencies_.float(), *self._held_out(x, index, random), seed=random.randint(2**31))

@@ -11,7 +11,9 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.elliptical import Gaussian
+from pyro_ar.elliptical.dense import covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.units import column_units, in_values
 
 __all__ = ["DiscriminantAnalysis"]
 
@@ -21,10 +23,11 @@ class DiscriminantAnalysis(GenerativeClassifier):
 
     The covariance is the maximum likelihood one, S (divided by the number of rows, not one less), shrunk:
 
-    .. math:: \Sigma = (1 - a)\, S + a\, \frac{\mathrm{tr}(S)}{D}\, I
+    .. math:: \Sigma = (1 - a)\, S + a\, \tau\, \mathrm{diag}(u^2), \quad \tau = \frac1D \sum_d S_{dd} / u_d^2
 
+    u is half the range of each cell over all training rows (1 where it is constant): the units of the cells do not matter.
     With nothing hidden, a learnt prior and a > 0 it is scikit-learn's `QuadraticDiscriminantAnalysis(solver='eigen',
-    shrinkage=a)`, and `LinearDiscriminantAnalysis(solver='lsqr', shrinkage=a)` where the covariance is shared.
+    shrinkage=a)` on X / u, and `LinearDiscriminantAnalysis(solver='lsqr', shrinkage=a)` where the covariance is shared.
     Parameters: :math:`(C-1) + C D + C D (D+1)/2`, with a shared covariance :math:`(C-1) + C D + D (D+1)/2`;
     C - 1 less where the prior is given.
 
@@ -45,7 +48,7 @@ class DiscriminantAnalysis(GenerativeClassifier):
         ValueError: Bad data or arguments; a singular covariance, which more shrinkage mends.
 
     Source:
-        Friedman (1989), *Regularized discriminant analysis*, JASA 84.
+        Friedman (1989), *Regularized discriminant analysis*, JASA 84. Why ranges, on eight tables: `benchmarks/shrinkage.py`.
 
     Example:
         >>> import numpy as np
@@ -86,16 +89,19 @@ class DiscriminantAnalysis(GenerativeClassifier):
     def _fit_closed_form(self, like: Any, x: Tensor, weights: Tensor, visible: Tensor | None, options: dict[str, Any]) -> Gaussian:
         if self.covariance == "own":
             return Gaussian.from_data(x, weights=weights, visible=visible, **options)
+        x, visible = (x, None) if visible is None else _partly_seen(x, visible)
+        unit = column_units(x, visible, weights)
+        x = x / unit
         if visible is not None:
-            loc, matrix = fit_incomplete(*_partly_seen(x, visible), weights, pooling=1.0, em_steps=100, **options)
-            return Gaussian(loc, matrix[0])
+            loc, matrix = fit_incomplete(x, visible, weights, pooling=1.0, em_steps=100, **options)
+            return Gaussian(*in_values(unit, loc, matrix[0]))
         means = weights @ x / weights.sum(-1, keepdim=True)
         if bool(((weights == 0) | (weights == 1)).all()):
-            within = Gaussian.from_data(x - weights.T @ means, **options)
+            errors, shares = x - weights.T @ means, weights.new_ones(len(x))
         else:  # shares of the rows
-            errors = (x - means[:, None]).flatten(0, 1)
-            within = Gaussian.from_data(errors, weights=weights.flatten(), **options)
-        return Gaussian(means, within.covariance_matrix)
+            errors, shares = (x - means[:, None]).flatten(0, 1), weights.flatten()
+        _, within = covariance_from(errors, shares / shares.sum(), **options)
+        return Gaussian(*in_values(unit, means, within))
 
 
 def _partly_seen(x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

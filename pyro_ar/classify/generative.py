@@ -27,6 +27,7 @@ from pyro_ar.classify.per_class import (
     log_pattern,
     sorted_classes,
 )
+from pyro_ar.classify.rows_of_classes import naming_classes
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
 
@@ -122,7 +123,8 @@ class GenerativeClassifier(PartlySeenClassifier):
 
     def _fit_shares(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Self:
         """Fit to checked rows that belong to the classes in shares, `(N, C)`."""
-        self.likelihood_ = self._fit_likelihood(x, context, seen)
+        with naming_classes(self.classes_, context):
+            self.likelihood_ = self._fit_likelihood(x, context, seen)
         joints = self._class_joints()
         dtype = (joints if isinstance(joints, Joint) else joints[0]).dtype
         self.log_prior_ = fit_prior(self.prior, context).log().to(dtype)

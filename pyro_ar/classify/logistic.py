@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.generative import GenerativeClassifier
+from pyro_ar.elliptical.units import column_units
 from pyro_ar.joint import Joint
 
 __all__ = ["LogisticRegression"]
@@ -23,15 +24,15 @@ MAX_WORK = 2**20  # rows x classes x cells completed in one turn
 class LogisticRegression(PartlySeenClassifier):
     r"""Multinomial logistic regression.
 
-    .. math:: p(y \mid x) = \mathrm{softmax}(W x / s + b)_y
+    .. math:: p(y \mid x) = \mathrm{softmax}\left(W \frac{x - m}{s} + b\right)_y
 
     It has no p(x), so it can answer a partly seen row only after something has filled its hidden
-    cells. `fill` says what; there is no default that guesses. s is the largest absolute value
-    in training: one number for all cells, so that the penalty does not depend on the unit and
+    cells. `fill` says what; there is no default that guesses. m is the mean of each cell in training and s half its range
+    (1 where it is constant), so that the penalty does not depend on the units of the cells, and
     a nearly constant cell is not blown up. :math:`C D + C` parameters (softmax leaves :math:`D + 1` of
     them without effect on p(y | x); they are counted, as usual).
 
-    The weights are scikit-learn's (`linear_model.LogisticRegression` on x / s, penalty
+    The weights are scikit-learn's (`linear_model.LogisticRegression` on (x - m) / s, penalty
     :math:`\lVert W \rVert^2 / (2 C)`).
 
     Shapes:
@@ -50,7 +51,8 @@ class LogisticRegression(PartlySeenClassifier):
 
     Attributes:
         fill_: What fills: the fitted classifier, the joint, or the means or zeros `(*event)`.
-        scale_: s.
+        mean_: m, `(n,)`.
+        scale_: s, `(n,)`.
         regression_: The fitted scikit-learn estimator; None where there is one class only.
         n_iter_: Iterations that it took.
 
@@ -66,7 +68,8 @@ class LogisticRegression(PartlySeenClassifier):
     """
 
     fill_: Any
-    scale_: float
+    mean_: Tensor
+    scale_: Tensor
     regression_: linear_model.LogisticRegression | None
 
     def __init__(self, fill: Any = None, *, C: float = 1.0, max_iter: int = 1000) -> None:
@@ -89,12 +92,12 @@ class LogisticRegression(PartlySeenClassifier):
         x, seen, labels = self._read_training(X, y, visible)
         self.classes_ = np.unique(labels)
         self.fill_ = self._fit_fill(x, labels, seen)
-        rows = self._filled(x, seen).flatten(1).detach().cpu().numpy()
-        self.scale_ = float(np.abs(rows).max()) or 1.0
+        rows = self._filled(x, seen).flatten(1).detach()
+        self.mean_, self.scale_ = rows.mean(0), column_units(rows)
         self.regression_, self.n_iter_ = None, np.zeros(1, dtype=int)
         if len(self.classes_) > 1:
             regression = linear_model.LogisticRegression(C=self.C, max_iter=self.max_iter)
-            self.regression_ = regression.fit(rows / self.scale_, labels)
+            self.regression_ = regression.fit(self._scaled(rows).cpu().numpy(), labels)
             self.n_iter_ = regression.n_iter_
         return self
 
@@ -125,12 +128,15 @@ class LogisticRegression(PartlySeenClassifier):
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         if self.regression_ is None:
             return x.new_zeros(len(x), 1)
-        rows = self._filled(x, visible).flatten(1) / self.scale_
+        rows = self._scaled(self._filled(x, visible).flatten(1))
         weight, bias = (torch.from_numpy(v).to(rows) for v in (self.regression_.coef_, self.regression_.intercept_))
         logits = rows @ weight.T + bias
         if len(self.classes_) == 2:  # scikit-learn keeps the one row that matters
             logits = torch.cat([torch.zeros_like(logits), logits], -1)
         return logits.log_softmax(-1)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean_.to(rows)) / self.scale_.to(rows)
 
     def _refuse_unless_told(self) -> None:
         require(self.fill is not None, "LogisticRegression must be told how to fill hidden cells: fill='mean', fill='zero', "

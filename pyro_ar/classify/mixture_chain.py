@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.elliptical import StudentT
 from pyro_ar.families import OverOrders
 from pyro_ar.mixture_chain import MixtureChain
@@ -129,7 +130,7 @@ class MixtureChainClassifier(GenerativeClassifier):
         """Log q of the levels of each row in each order, by mixtures that have not seen the row, `(orders, N, n, K)`."""
         rows, context = x.flatten(1).float(), one_hot(label).float()
         most = int(torch.bincount(label).min())
-        require(most >= 2, "every class needs two rows or more: the correction is learnt on rows held out", most)
+        require_rows(self.classes_[label.numpy()], 2, "the correction is learnt on rows held out, and wants")
         tables = rows.new_empty(*orders.shape, num_levels)
         folds = StratifiedKFold(min(FOLDS, most), shuffle=True, random_state=random.randint(2**31))
         for train, test in folds.split(rows, label):

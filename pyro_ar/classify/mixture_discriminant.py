@@ -20,7 +20,9 @@ from pyro_ar.classify.class_mixture import Recipe, fit_complete
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.hidden_classes import fit_hidden
 from pyro_ar.classify.images import image_shape_of, shifted
+from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.elliptical import LowRankStudentT, StudentT
+from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
 from pyro_ar.rank_normal import RankNormal
@@ -39,7 +41,8 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     r"""`GenerativeClassifier` over mixtures of Student-t joints: exact for every pattern of visible cells.
 
     Each cell passes through a monotone transform that is the same for all classes (so it does not favour one). Each class is a mixture, its
-    components found by k-means, all in closed form. With n rows of a cluster, scatter W around its centre,
+    components found by k-means, all in closed form. Normal scores have one unit; without them each cell is divided by half its range over
+    the training rows while the mixtures are found, so that its unit does not matter. With n rows of a cluster, scatter W around its centre,
     and T = (1 - b) S_class + b S_pooled:
 
     .. math:: m = \frac{\sum z + 3\, m_{class}}{n + 3}, \quad V = \frac{W + 0.8\, r\, T}{n + r}, \quad
@@ -60,7 +63,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         df: Degrees of freedom :math:`\nu`, more than 2.
         feature_transform: 'rank-normal' (`RankNormal`, learnt on the training rows), None, or a torch transform whose inverse is applied
             to the cells; its tensors broadcast to flattened rows, and rows outside its image are refused.
-        shrinkage: a, towards a multiple of the identity, from 0 to 1.
+        shrinkage: a, towards a multiple of the identity (of cells of one unit), from 0 to 1.
         pooling: b, towards the pooled covariance within classes, from 0 to 1.
         prior_rows: r, how many rows the covariance of the class is worth to a component.
         rank: Of the scale matrices, which are then low rank plus diagonal (`LowRankStudentT`): mixtures of factor analysers.
@@ -204,12 +207,18 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         """Mixture of batch shape `(C,)`, of the scores."""
         random = check_random_state(0 if self.random_state is None else self.random_state)
         recipe, shape, label = self._recipe(), self._image_shape(), context.argmax(1)
+        inside = self._values(rows.new_zeros(rows.shape[1]))  # a value at hand for hidden cells
+        z = self._scores(rows if seen is None else torch.where(seen, rows, inside))
+        unit = torch.ones_like(z[0]) if isinstance(self.transform_, RankNormal) else column_units(z, seen)  # ranks have one already
+        z = z / unit
         if seen is None:
-            classes = [rows[label == c] for c in range(context.shape[1])]
-            return fit_complete(recipe, [self._scores(x) for x in classes], lambda c: self._scores(shifted(classes[c], shape)), random)
-        inside = self._values(rows.new_zeros(rows.shape[1]))
-        z = torch.where(seen, self._scores(torch.where(seen, rows, inside)), 0)
-        return fit_hidden(recipe, z, seen, context, lambda z: self._scores(shifted(self._values(z), shape)), random)
+            classes = [label == c for c in range(context.shape[1])]
+            mixture = fit_complete(recipe, [z[mine] for mine in classes], lambda c: self._scores(shifted(rows[classes[c]], shape)) / unit, random)
+        else:
+            filled = torch.where(seen, z, 0)
+            mixture = fit_hidden(recipe, filled, seen, context, lambda z: self._scores(shifted(self._values(z * unit), shape)) / unit, random)
+        joint: Any = mixture.joints
+        return Mixture(mixture.log_weights, recipe.joint(*in_values(unit, *(t for name, t in joint.tensors.items() if name != "df"))))
 
     def _recipe(self) -> Recipe:
         return Recipe(_numbers(self._settings["num_components"]), self.df, self._settings["shrinkage"], self.pooling, self.prior_rows,
@@ -220,6 +229,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
     def _selected(self, X: Any, y: Any, visible: Any) -> dict[str, Any]:
         """The settings of `GRID` with the best log score on held-out rows, over shares of hidden cells."""
         x, seen, labels = self._read_training(X, y, visible)
+        require_rows(labels, 2, "`select` holds out a quarter of the rows, and wants")
         random = check_random_state(0 if self.random_state is None else self.random_state)
         split = StratifiedShuffleSplit(1, test_size=0.25, random_state=random.randint(2**31))
         train, test = next(split.split(np.zeros(len(labels)), labels))

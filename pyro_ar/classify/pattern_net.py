@@ -28,8 +28,8 @@ class PatternNet(PartlySeenClassifier):
     r"""An ensemble of networks for p(y | x_visible), trained under random patterns. It has no p(x).
 
     The input of a network is the cells, zero where hidden, and one bit per cell that says whether it is visible; the cells are
-    rank-normal, or standardised by their means and one common scale. In training each row gets a new pattern at every step. The answer is
-    the mean of the networks' posteriors.
+    rank-normal, or standardised by their means and standard deviations, one for all pixels of images. In training each row gets a new pattern at
+    every step. The answer is the mean of the networks' posteriors.
 
     Of rows that are no images each cell is hidden with a probability that is uniform from 0 to 0.95, one for each row, and the networks are dense.
     For images they are convolutional (four layers of 3x3, two of them of stride 2, then `hidden` units), and patterns come from `random_parts`.
@@ -92,8 +92,10 @@ class PatternNet(PartlySeenClassifier):
         shape = image_shape_of(self.image_shape, self.event_shape_)
         self._images = (1, *shape) if len(shape) == 2 else shape  # with channels; of no images, nothing
         rows = x.flatten(1)
-        self.mean_, self.scale_ = rows.mean(0), float(rows.std(correction=0))
-        require(0 < self.scale_ < math.inf, "PatternNet wants values that differ, and whose variance can be computed", self.scale_)
+        self.mean_, whole = rows.mean(0), rows.std(correction=0)
+        require(0 < float(whole) < math.inf, "PatternNet wants values that differ, and whose variance can be computed", float(whole))
+        each = rows.std(0, correction=0)
+        self.scale_ = whole if self._images else torch.where((rows.amin(0) < rows.amax(0)) & (each > 0), each, 1)
         self.transform_ = RankNormal.from_data(rows) if self.ranks else None
         rows = self._standardised(rows)
         self.nets_ = [self._trained(rows, torch.from_numpy(index), 1000 * self.seed + k) for k in range(self.members)]

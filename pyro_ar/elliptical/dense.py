@@ -8,7 +8,7 @@ import torch
 
 from torch import Size, Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import EntryError, require
 from pyro_ar.elliptical.base import Elliptical
 from pyro_ar.elliptical.columns import squared_lengths
 from pyro_ar.elliptical.patterns import Pairs, distinct, is_shared, pairs, shared_rows, without_batch
@@ -21,7 +21,7 @@ FEW_ROWS = 4  # with fewer rows per pattern, the factors themselves are the cost
 MAX_INFLATION = 1e5  # the precision matrix loses about twice as many digits as this number has
 
 
-class NotPositiveDefinite(ValueError, RuntimeError):
+class NotPositiveDefinite(EntryError, RuntimeError):
     """A matrix is not symmetric positive definite: wrong data to a user, a step too far to NUTS."""
 
     def __str__(self) -> str:
@@ -60,10 +60,11 @@ class Dense(Elliptical):
         if is_mapped(self._matrix):
             return torch.linalg.cholesky(self._matrix)  # torch can tell what is under a vmap
         factor, info = torch.linalg.cholesky_ex(self._matrix)
-        bad = int((info != 0).sum())
+        bad = (info != 0).nonzero().tolist()
         if bad:
             raise NotPositiveDefinite(f"{self._matrix_name} must be symmetric positive definite (constant or dependent features "
-                                      f"need shrinkage, and some feature must vary); got {bad} of {info.numel()} that are not")
+                                      f"need shrinkage, and some feature must vary); got {len(bad)} of {info.numel()} that are not",
+                                      map(tuple, bad))
         return factor
 
     def _whitening(self) -> tuple[Tensor, Tensor]:
@@ -245,7 +246,7 @@ def _by_hidden(error: Tensor, visible: Tensor, half_log_det: Tensor, inverse: Te
 
 
 def covariance_from(x: Tensor, weights: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
-    r"""Weighted means and covariances S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`."""
+    r"""Weighted means and covariances S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, of cells in `column_units`."""
     require(0 <= shrinkage <= 1, "shrinkage must lie between 0 and 1", shrinkage)
     locs, covariances = [], []
     for w in weights.reshape(-1, len(x)):

@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_ar.elliptical.base import NormalRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.visible import partly_seen
 
 __all__ = ["Gaussian"]
@@ -62,9 +63,12 @@ class Gaussian(NormalRadius, Dense):
     @classmethod
     def from_data(cls, x: Tensor, *, weights: Tensor | None = None, shrinkage: float = 0.0, visible: Tensor | None = None,
                   em_steps: int = 100) -> Self:
-        r"""Maximum likelihood mean and covariance S, shrunk to :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`.
+        r"""Maximum likelihood mean and covariance S, shrunk to :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`.
 
-        Hidden cells are integrated out by EM, in which :math:`\mathrm{tr}(S)/D` is the mean variance of the visible values: no step lowers
+        u is half the range of each cell over all rows (1 where it is constant), and :math:`\tau = \frac1D \sum_d S_{dd}/u_d^2`: in cells that are
+        scaled to equal ranges the target is a multiple of the identity, so the units of the cells do not matter.
+
+        Hidden cells are integrated out by EM, in which :math:`\tau` comes from the variances of the visible values: no step lowers
         the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
@@ -80,10 +84,12 @@ class Gaussian(NormalRadius, Dense):
                 without shrinkage.
 
         Source:
-            Little, Rubin (2019), *Statistical Analysis with Missing Data*, section 11.2.
+            Friedman (1989), *Regularized discriminant analysis*, JASA 84, of standardised cells; hidden cells: Little, Rubin (2019),
+            *Statistical Analysis with Missing Data*, section 11.2.
         """
         x, seen = partly_seen(x, visible)
         x, weights = moments(x, weights)
+        unit = column_units(x, seen, weights)
         if seen is None:
-            return cls(*covariance_from(x, weights, shrinkage))
-        return cls(*fit_incomplete(x, seen, weights, shrinkage=shrinkage, em_steps=em_steps))
+            return cls(*in_values(unit, *covariance_from(x / unit, weights, shrinkage)))
+        return cls(*in_values(unit, *fit_incomplete(x / unit, seen, weights, shrinkage=shrinkage, em_steps=em_steps)))

@@ -14,7 +14,7 @@ import torch
 
 from torch import Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import EntryError, require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.patterns import Pairs, shared_rows
 from pyro_ar.rising import log_rising_over_power
@@ -83,7 +83,7 @@ def expect(loc: Tensor, matrix: Tensor, x: Tensor, visible: Tensor, entry: Tenso
             factor, info = torch.linalg.cholesky_ex(flat.index_select(0, where).reshape(len(group), m, m))
             if bool((info != 0).any()):
                 raise NotPositiveDefinite("EM over hidden cells lost a positive definite covariance (constant or dependent "
-                                          "features, or fewer rows than features, need shrinkage)")
+                                          "features, or fewer rows than features, need shrinkage)", [(int(e),) for e in of[info != 0]])
             inverse = torch.cholesky_inverse(factor)
             inner.index_add_(0, where, (each[group, None, None] * inverse).reshape(-1))
             log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -126,9 +126,11 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
     x, w = x.double(), weights.double().reshape(-1, len(x))
     entry, row = (w > 0).nonzero().unbind(1)
     x, seen, w, total = x[row], visible[row], w[entry, row], w.sum(-1)
-    fewest = int(torch.bincount(entry, minlength=len(total)).min()) if pooling == 0 else len(x)
+    counts = torch.bincount(entry, minlength=len(total))
+    fewest = int(counts.min()) if pooling == 0 else len(x)
     if shrinkage == 0 and fewest <= x.shape[1]:  # the likelihood has no maximum, and EM would creep towards a singular matrix
-        raise NotPositiveDefinite(f"fewer rows than features need shrinkage; got {fewest} rows of {x.shape[1]} features")
+        raise NotPositiveDefinite(f"fewer rows than features need shrinkage; got {fewest} rows of {x.shape[1]} features",
+                                  [(int(e),) for e in (counts <= x.shape[1]).nonzero() if pooling == 0])
     loc, variance = available(x, seen, entry, w, len(total))
     scale = 1.0 if df is None else (df - 2) / df
     share = total / total.sum()
@@ -158,8 +160,9 @@ def available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entrie
     share = weights[:, None] * visible
     mass = zeros.index_add(0, entry, share)
     bad = (mass == 0).nonzero()
-    require(len(bad) == 0, "every cell must be visible in at least one row of each class or batch entry (leave out a cell that is "
-            "never seen)", *([f"cell {int(bad[0, 1])} hidden in all rows of entry {int(bad[0, 0])}"] if len(bad) else []))
+    if len(bad):
+        raise EntryError("every cell must be visible in at least one row of each class or batch entry (leave out a cell that is "
+                         f"never seen); got cell {int(bad[0, 1])} hidden in all rows of entry {int(bad[0, 0])}", [(int(bad[0, 0]),)])
     loc = zeros.index_add(0, entry, share * x) / mass
     index = entry[:, None].expand(x.shape)
     low, high = (torch.full_like(zeros, end).scatter_reduce(0, index, torch.where(visible, x, end), kind)

@@ -180,12 +180,13 @@ def fit_incomplete_low_rank(x: Tensor, visible: Tensor, weights: Tensor, *, rank
     entry, row = (flat > 0).nonzero().unbind(1)
     loc, variance = available(x.double()[row], visible[row], entry, flat[entry, row], len(flat))
     forms = []
-    for w, m, v in zip(flat, loc, variance, strict=True):
+    for e, (w, m, v) in enumerate(zip(flat, loc, variance, strict=True)):
         mine, few = w > 0, min(rank + 1, x.shape[1])
         if shrinkage == 0 and int(mine.sum()) <= few:  # the likelihood has no maximum
-            raise NotPositiveDefinite(f"{few} rows or fewer of {x.shape[1]} features need shrinkage at rank {rank}; got {int(mine.sum())} rows")
+            raise NotPositiveDefinite(f"{few} rows or fewer of {x.shape[1]} features need shrinkage at rank {rank}; got {int(mine.sum())} rows",
+                                      [(e,)])
         if shrinkage == 0 and not bool((v > 0).all()):
-            raise NotPositiveDefinite(f"constant features need shrinkage; got {int((v == 0).sum())} whose visible values are all equal")
+            raise NotPositiveDefinite(f"constant features need shrinkage; got {int((v == 0).sum())} whose visible values are all equal", [(e,)])
         forms.append(_fit_one(x[mine].double(), visible[mine], w[mine] / w.sum(), m, v, rank, min(shrinkage, NEARLY_ONE), em_steps, df))
     return tuple(torch.stack(t).to(x.dtype).reshape(*batch, *t[0].shape) for t in zip(*forms, strict=True))  # type: ignore[return-value]
 

@@ -17,6 +17,7 @@ from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
 from pyro_ar.elliptical.incomplete_low_rank import fit_incomplete_low_rank
 from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
 from pyro_ar.elliptical.student_t import check_df
+from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
 from pyro_ar.transforms import transforms_active
 from pyro_ar.visible import partly_seen
@@ -49,7 +50,8 @@ class _LowRank(Elliptical):
 
     def _check_tensors(self) -> None:
         if not bool((self.cov_diag > 0).all()):
-            raise NotPositiveDefinite("cov_diag must be positive (constant features need shrinkage)")
+            bad = (self.cov_diag <= 0).any(-1).nonzero().tolist()
+            raise NotPositiveDefinite("cov_diag must be positive (constant features need shrinkage)", map(tuple, bad))
         if not bool(self.cov_factor.isfinite().all() & self.cov_diag.isfinite().all()):
             raise NotPositiveDefinite("cov_factor and cov_diag must be finite")
 
@@ -212,14 +214,16 @@ class LowRankGaussian(NormalRadius, _LowRank):
                   visible: Tensor | None = None) -> Self:
         r"""The leading eigenvectors of the shrunk covariance S, and a diagonal that keeps the variance of each cell.
 
-        Hidden cells are integrated out by EM, in which :math:`\mathrm{tr}(S)/D` is the mean variance of the visible values: no step lowers
+        Eigenvectors and shrinkage are those of cells scaled to equal ranges, so that their units do not matter.
+
+        Hidden cells are integrated out by EM, in which :math:`\tau` comes from the variances of the visible values: no step lowers
         the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
             x: `(N, D)`.
             rank: r, from 1 to D.
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
-            shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
+            shrinkage: a of :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`, from 0 to 1, as in `Gaussian.from_data`.
             em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage). None: none for
                 complete rows; with hidden cells at most 100, fewer where the rows gain less than 1e-6 nats each.
             visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
@@ -286,12 +290,15 @@ def _fit(x: Tensor, visible: Tensor | None, weights: Tensor | None, rank: int, s
     require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
     x, seen = partly_seen(x, visible)
     x, weights = moments(x, weights)
+    unit = column_units(x, seen, weights)
+    x = x / unit
     if seen is not None:
         steps = 100 if em_steps is None else em_steps
-        return fit_incomplete_low_rank(x, seen, weights, rank=rank, shrinkage=shrinkage, em_steps=steps, df=df)
-    loc, covariance = covariance_from(x, weights, shrinkage)
-    scale = 1.0 if df is None else (df - 2) / df
-    return loc, *low_rank_of(covariance * scale, rank, em_steps=em_steps or 0)
+        form = fit_incomplete_low_rank(x, seen, weights, rank=rank, shrinkage=shrinkage, em_steps=steps, df=df)
+    else:
+        loc, covariance = covariance_from(x, weights, shrinkage)
+        form = loc, *low_rank_of(covariance * (1.0 if df is None else (df - 2) / df), rank, em_steps=em_steps or 0)
+    return in_values(unit, *form)  # type: ignore[return-value]
 
 
 def _count(num_features: int, rank: int) -> int:

@@ -11,6 +11,7 @@ from pyro_ar.checks import require
 from pyro_ar.elliptical.base import StudentRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import partly_seen
 
@@ -77,14 +78,14 @@ class StudentT(StudentRadius, Dense):
         The closed form matches the first two moments. Each EM step weighs row i by :math:`(\nu + D)/(\nu + q_i)`, so
         that outliers count less, and raises the likelihood (without shrinkage).
 
-        Hidden cells are integrated out by the same EM, with :math:`(\nu + |v|)/(\nu + q_v)` of what a row shows. Its :math:`\mathrm{tr}(S)/D` is
+        Hidden cells are integrated out by the same EM, with :math:`(\nu + |v|)/(\nu + q_v)` of what a row shows. Its :math:`\tau` is
         that of the start, the variances of the visible values: no step lowers the log-likelihood, penalised by the shrinkage.
 
         Args:
             x: `(N, D)`.
             df: Degrees of freedom, kept; more than 2 for the closed form.
             weights: `(*B, N)`, 0 or more: one joint per batch entry.
-            shrinkage: a of :math:`(1-a) S + a\,\mathrm{tr}(S)/D\; I`, from 0 to 1.
+            shrinkage: a of :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`, from 0 to 1, as in `Gaussian.from_data`.
             visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
             em_steps: Steps of EM after the closed form, 0 or more. None: none for complete rows; with hidden cells
                 at most 100, fewer where the rows gain less than 1e-6 nats each.
@@ -100,9 +101,11 @@ class StudentT(StudentRadius, Dense):
         require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
         x, seen = partly_seen(x, visible)
         x, weights = moments(x, weights)
+        unit = column_units(x, seen, weights)
+        x = x / unit
         if seen is not None:
             steps = 100 if em_steps is None else em_steps
-            return cls(df, *fit_incomplete(x, seen, weights, shrinkage=shrinkage, em_steps=steps, df=df))
+            return cls(df, *in_values(unit, *fit_incomplete(x, seen, weights, shrinkage=shrinkage, em_steps=steps, df=df)))
         loc, covariance = covariance_from(x, weights, shrinkage)
         joint = cls(df, loc, covariance * ((df - 2) / df))
         for _ in range(em_steps or 0):
@@ -110,7 +113,7 @@ class StudentT(StudentRadius, Dense):
             pull = weights * ((df + x.shape[1]) / (df + q)).movedim(0, -1)
             loc, scale = covariance_from(x, pull / pull.sum(-1, keepdim=True), shrinkage)
             joint = cls(df, loc, scale * pull.sum(-1)[..., None, None])
-        return joint
+        return cls(df, *in_values(unit, joint.loc, joint.scale_matrix))
 
 
 def check_df(df: Tensor | float, loc: Tensor) -> Tensor:

@@ -17,32 +17,34 @@ from torch import Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.elliptical.units import column_units
 from pyro_ar.experiments.inner import inner_split, some_rows
 
 __all__ = ["Binarised", "KernelDensity", "SupportVectors"]
 
-BANDWIDTHS = (1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16, 4 / 16, 6 / 16)  # of the range of the values
-PENALTIES = (1.0, 10.0)
+BANDWIDTHS = (1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16, 4 / 16, 6 / 16)  # of the range of each cell
 WORK = 2**24  # distances at once
 
 
 class KernelDensity(PartlySeenClassifier):
     r"""Class-conditional kernel density with a Gaussian product kernel: exact for every pattern.
 
-    .. math:: p(x_v \mid y) = \frac{1}{N_y} \sum_{i : y_i = y} \prod_{d \in v} \mathrm{Normal}(x_d \mid x_{id}, h)
+    .. math:: p(x_v \mid y) = \frac{1}{N_y} \sum_{i : y_i = y} \prod_{d \in v} \mathrm{Normal}(x_d \mid x_{id}, h\, r_d)
+
+    r is the range of each cell over the rows that are kept, 2 where it is constant.
 
     Args:
-        bandwidth: h; None: out of `BANDWIDTHS` times the range of the values, by accuracy on an inner split, over
-            five shares of hidden cells; the narrower one of equals.
+        bandwidth: h; None: out of `BANDWIDTHS`, by accuracy on an inner split, over five shares of hidden cells; the narrower one of equals.
         max_rows: Training rows to keep, a stratified draw; None: all.
         seed: Of the draw and the inner split.
 
     Attributes:
         chosen_: The bandwidth.
-        rows_: The rows that are kept, `(M, n)`.
+        rows_: The rows that are kept, `(M, n)`, divided by the ranges.
+        range_: r, `(n,)`.
 
     Raises:
-        ValueError: Bad rows, or all values equal.
+        ValueError: Bad rows, or all cells constant.
 
     Source:
         Parzen (1962), *On estimation of a probability density function and mode*.
@@ -63,31 +65,33 @@ class KernelDensity(PartlySeenClassifier):
         self.log_prior_ = torch.from_numpy(np.bincount(index) / len(index)).to(x).log()
         kept = some_rows(labels, self.max_rows, seed=self.seed)
         x, label = x.flatten(1)[kept], torch.from_numpy(index)[kept]
+        require(bool((x != x[0]).any()), "a kernel density can be had only where the values differ")
+        self.range_ = 2 * column_units(x)
         self.centre_ = x.mean(0)  # differences of squares lose fewer digits around it
-        h = self._chosen(x, label) if self.bandwidth is None else self.bandwidth
-        require(h > 0, "the bandwidth must be more than 0; are all values equal?", h)
+        self.rows_, self.label_ = self._scaled(x), label
+        h = self._chosen(self.rows_, label) if self.bandwidth is None else self.bandwidth
+        require(h > 0, "the bandwidth must be more than 0", h)
         self.chosen_ = {"bandwidth": h}
-        self.rows_, self.label_ = x - self.centre_, label
         return self
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        return (x.to(self.centre_) - self.centre_) / self.range_
+
     def _chosen(self, x: Tensor, label: Tensor) -> float:
-        spread = float(x.max() - x.min())
-        require(spread > 0, "a bandwidth can be chosen only where the values differ")
-        inner = inner_split(label.numpy(), x.shape[1], seed=self.seed, most=1000)
-        x = x - self.centre_
+        inner = inner_split(self.classes_[label.numpy()], x.shape[1], seed=self.seed, most=1000)
         true, right = label[inner.test], torch.zeros(len(BANDWIDTHS))
         for part in torch.arange(len(true)).split(self._step(len(inner.train))):
             rows, seen = x[inner.test][part], inner.visible[part]
             square = _squares(rows, seen, x[inner.train])
             for i, h in enumerate(BANDWIDTHS):
-                log_p = self._posterior(square, seen.sum(-1), label[inner.train], h * spread)
+                log_p = self._posterior(square, label[inner.train], h)
                 right[i] += (log_p.argmax(-1) == true[part]).sum()
-        return BANDWIDTHS[int(right.argmax())] * spread
+        return BANDWIDTHS[int(right.argmax())]
 
     def _step(self, rows: int) -> int:
         return max(1, WORK // rows)
 
-    def _posterior(self, square: Tensor, count: Tensor, label: Tensor, h: float) -> Tensor:
+    def _posterior(self, square: Tensor, label: Tensor, h: float) -> Tensor:
         """Log p(y | x_v) from squared distances `(R, M)`; the common factor of all kernels of a row drops out."""
         kernel = square / (-2 * h * h)
         parts = [kernel[:, label == c] for c in range(len(self.classes_))]
@@ -95,15 +99,15 @@ class KernelDensity(PartlySeenClassifier):
         return (scores + self.log_prior_).log_softmax(-1)
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        x = x.flatten(1).to(self.rows_) - self.centre_
+        x = self._scaled(x.flatten(1))
         seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible.flatten(1).expand(x.shape)
         turns = zip(x.split(self._step(len(self.rows_))), seen.split(self._step(len(self.rows_))), strict=True)
-        return torch.cat([self._posterior(_squares(rows, v, self.rows_), v.sum(-1), self.label_, self.chosen_["bandwidth"]) for rows, v in turns])
+        return torch.cat([self._posterior(_squares(rows, v, self.rows_), self.label_, self.chosen_["bandwidth"]) for rows, v in turns])
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that it stores: the rows, the prior and the bandwidth."""
-        return self.rows_.numel() + len(self.classes_) - 1 + 1
+        """Numbers that it stores: the rows, the ranges, the prior and the bandwidth."""
+        return self.rows_.numel() + len(self.range_) + len(self.classes_) - 1 + 1
 
 
 def _squares(x: Tensor, visible: Tensor, rows: Tensor) -> Tensor:
@@ -113,62 +117,52 @@ def _squares(x: Tensor, visible: Tensor, rows: Tensor) -> Tensor:
 
 
 class SupportVectors(PartlySeenClassifier):
-    r"""scikit-learn's SVM with a radial kernel; hidden cells are filled with their training mean.
+    r"""scikit-learn's SVM with a radial kernel, on cells that are scaled to equal ranges; hidden cells are filled with their training mean.
 
     An SVM has no posterior of its own. Here it is the softmax of the votes of its pairs of classes, which wants a temperature (`Tempered`) and
     stays crude: nearly all rows have one winner by one vote. (Sums of margins in place of votes lose up to 28 points of accuracy.)
 
     Args:
-        C: Penalty; None: out of `PENALTIES`, by accuracy on an inner split over five shares of hidden cells.
-        max_rows: Training rows to use, a stratified draw; None: all.
-        seed: Of the draw and the inner split.
+        C: Penalty.
 
     Attributes:
         machine_: The fitted `SVC`.
-        chosen_: The penalty.
+
+    Source:
+        Hsu, Chang, Lin (2003), *A practical guide to support vector classification*: equal ranges, and C by validation (`Chosen`).
     """
 
     machine_: SVC
-    chosen_: dict[str, float]
 
-    def __init__(self, C: float | None = None, max_rows: int | None = None, seed: int = 0) -> None:
+    def __init__(self, C: float = 1.0) -> None:
         self.C = C
-        self.max_rows = max_rows
-        self.seed = seed
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
-        """Fit the machine, and choose its penalty."""
+        """Fit the machine."""
         x, seen, labels = self._read_training(X, y, visible)
         require(seen is None, "SupportVectors.fit wants complete training rows", seen)
         self.classes_ = np.unique(labels)
         x = x.flatten(1)
-        self.fill_ = x.mean(0)
-        kept = some_rows(labels, self.max_rows, seed=self.seed)
-        rows, labels = x[kept].numpy(), labels[kept]
-        C = self._chosen(rows, labels) if self.C is None else self.C
-        self.machine_ = SVC(C=C).fit(rows, labels)
-        self.chosen_ = {"C": C}
+        self.fill_, self.unit_ = x.mean(0), column_units(x)
+        self.machine_ = SVC(C=self.C).fit(self._scaled(x), labels)
         return self
 
-    def _chosen(self, rows: np.ndarray, labels: np.ndarray) -> float:
-        inner = inner_split(labels, rows.shape[1], seed=self.seed, most=1000)
-        train, filled = rows[inner.train], np.where(inner.visible.numpy(), rows[inner.test], self.fill_.numpy())
-        right = [SVC(C=C).fit(train, labels[inner.train]).score(filled, labels[inner.test]) for C in PENALTIES]
-        return PENALTIES[int(np.argmax(right))]
+    def _scaled(self, x: Tensor) -> np.ndarray:
+        return ((x.to(self.fill_) - self.fill_) / self.unit_).numpy()
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         x = x.flatten(1)
         filled = x if visible is None else torch.where(visible.flatten(1), x, self.fill_.to(x))
-        scores = torch.from_numpy(self.machine_.decision_function(filled.numpy())).to(x)
+        scores = torch.from_numpy(self.machine_.decision_function(self._scaled(filled))).to(x)
         if scores.ndim == 1:
             scores = torch.stack([-scores, scores], -1) / 2
         return scores.log_softmax(-1)
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that it stores: support vectors, their weights and the thresholds."""
+        """Numbers that it stores: support vectors, their weights and the thresholds, means and units."""
         machine = self.machine_
-        return int(machine.support_vectors_.size + machine.dual_coef_.size + machine.intercept_.size)
+        return int(machine.support_vectors_.size + machine.dual_coef_.size + machine.intercept_.size + 2 * len(self.fill_))
 
 
 class Binarised(PartlySeenClassifier):

@@ -29,7 +29,7 @@ class MeanFilled(PartlySeenClassifier):
         >>> from pyro_ar.experiments.bars import KernelDensity
         >>> X, y = np.array([[0.0], [1.0], [np.nan], [9.0]]), np.array([0, 0, 1, 1])
         >>> classifier = MeanFilled(KernelDensity(bandwidth=1.0)).fit(X, y, visible=~np.isnan(X))
-        >>> (classifier.classifier_.rows_ + classifier.classifier_.centre_).flatten()
+        >>> (classifier.classifier_.rows_ * classifier.classifier_.range_ + classifier.classifier_.centre_).flatten()
         tensor([0.0000, 1.0000, 3.3333, 9.0000], dtype=torch.float64)
     """
 

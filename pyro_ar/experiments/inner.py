@@ -6,6 +6,7 @@ the log score.
 
 import math
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Generator, Tensor
 from pyro_ar import visible as patterns
 from pyro_ar.classify import TemperatureScaled
 from pyro_ar.classify.base import PartlySeenClassifier
+from pyro_ar.classify.rows_of_classes import require_rows
 
-__all__ = ["SHARES", "Inner", "Tempered", "inner_split", "some_rows"]
+__all__ = ["SHARES", "Chosen", "Inner", "Tempered", "inner_split", "some_rows"]
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
 
@@ -44,6 +46,7 @@ def inner_split(labels: np.ndarray, cells: int, *, seed: int = 0, most: int | No
     Raises:
         ValueError: A class has one row only.
     """
+    require_rows(labels, 2, "an inner split wants")
     size = len(labels) / 4
     train, test = next(StratifiedShuffleSplit(1, test_size=math.ceil(min(size, most or size)), random_state=seed).split(labels, labels))
     generator = Generator().manual_seed(seed)
@@ -55,8 +58,70 @@ def some_rows(labels: np.ndarray, most: int | None, *, seed: int = 0) -> np.ndar
     """Positions of all rows, or of `most`, stratified, in their order."""
     if most is None or len(labels) <= most:
         return np.arange(len(labels))
+    require_rows(labels, 2, "a stratified draw wants")
     kept = next(StratifiedShuffleSplit(1, train_size=most, random_state=seed).split(labels, labels))[0]
     return np.sort(kept)
+
+
+class Chosen(PartlySeenClassifier):
+    r"""A classifier with one setting chosen inside its own training rows: by accuracy on an inner split, over `SHARES` of hidden cells.
+
+    Args:
+        classifier: Not fitted; it stays as it is.
+        name: Of the setting.
+        values: To choose from; the first of equals.
+        most: Rows at most that judge.
+        max_rows: Rows at most that are fitted, a stratified draw; None: all.
+        seed: Of the draw and the inner split.
+
+    Attributes:
+        classifier_: A copy with the best setting, fitted to all rows (or `max_rows` of them).
+        chosen_: The setting.
+
+    Raises:
+        ValueError: Bad rows, or a class with one row only.
+    """
+
+    classifier_: PartlySeenClassifier
+    chosen_: dict[str, float]
+
+    def __init__(self, classifier: PartlySeenClassifier, name: str, values: Sequence[float], *, most: int | None = 1000,
+                 max_rows: int | None = None, seed: int = 0) -> None:
+        self.classifier = classifier
+        self.name = name
+        self.values = values
+        self.most = most
+        self.max_rows = max_rows
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
+        """Choose the setting on an inner split, then fit to all rows."""
+        x, seen, labels = self._read_training(X, y, visible)
+        kept = some_rows(labels, self.max_rows, seed=self.seed)
+        shown = None if seen is None else seen.expand(x.shape).flatten(1)[kept]
+        x, labels = x.flatten(1)[kept], labels[kept]
+        inner = inner_split(labels, self.n_features_in_, seed=self.seed, most=self.most)
+        right = []
+        for value in self.values:
+            trial = self._copy(value).fit(x[inner.train], labels[inner.train], *(() if shown is None else (shown[inner.train],)))
+            judged = inner.visible if shown is None else inner.visible & shown[inner.test]
+            right.append(trial.score(x[inner.test], labels[inner.test], visible=judged))
+        self.chosen_ = {self.name: self.values[int(np.argmax(right))]}
+        self.classifier_ = self._copy(self.chosen_[self.name]).fit(x, labels, *(() if shown is None else (shown,)))
+        self.classes_ = self.classifier_.classes_
+        return self
+
+    def _copy(self, value: float) -> Any:
+        return clone(self.classifier).set_params(**{self.name: value})
+
+    @property
+    def num_parameters(self) -> int:
+        """Those of the classifier; the setting is not one of them."""
+        classifier: Any = self.classifier_
+        return classifier.num_parameters
+
+    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self.classifier_._log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))
 
 
 class Tempered(PartlySeenClassifier):

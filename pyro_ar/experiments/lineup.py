@@ -26,7 +26,7 @@ from pyro_ar.data import Dataset
 from pyro_ar.elliptical import LowRankGaussian
 from pyro_ar.experiments.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.filled import MeanFilled
-from pyro_ar.experiments.inner import Tempered
+from pyro_ar.experiments.inner import Chosen, Tempered
 from pyro_ar.families import FVSBN, NADE, OrderlessNADE, OverOrders
 from pyro_ar.outputs import Bernoulli, DiscretisedLogisticMixture, Output
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
@@ -40,6 +40,7 @@ MAX_PAIRS = 2**28  # cells in all pair tables of a tree
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
 RANK = 40  # of the Gaussian of large data
 MOST_LEVELS, MOST_DENSE = 64, 150  # of a chain over levels: its tables and matrices grow with them
+PENALTIES = (0.1, 1.0, 10.0, 100.0)  # C of support vectors and logistic regression
 SUBSAMPLE = 5000  # training rows of the bars whose cost grows with their square
 
 
@@ -206,7 +207,15 @@ def _density(data: Dataset) -> KernelDensity:
 
 
 def _machine(data: Dataset) -> Tempered:
-    return Tempered(SupportVectors(max_rows=SUBSAMPLE if is_large(data) else None))
+    return Tempered(Chosen(SupportVectors(), "C", PENALTIES, max_rows=SUBSAMPLE if is_large(data) else None))
+
+
+def _logistic(fill: str) -> Callable[[Dataset], Chosen]:
+    """Of large data only the fit to all rows is large."""
+    def make(data: Dataset) -> Chosen:
+        return Chosen(LogisticRegression(fill=fill), "C", PENALTIES)
+
+    return make
 
 
 def _pattern_net(data: Dataset) -> PatternNet:
@@ -215,7 +224,7 @@ def _pattern_net(data: Dataset) -> PatternNet:
         return PatternNet()
     if not data.image_shape:
         return PatternNet(steps=6000, lr=2e-3, dropout=0.1, ranks=False)
-    return PatternNet(128, members=1, steps=6000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=data.image_shape)
+    return PatternNet(128, members=1, steps=10000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=data.image_shape, channels=32)
 
 
 def _pattern_net_note(data: Dataset) -> str:
@@ -250,6 +259,6 @@ MODELS: dict[str, Model] = {
         _neural(_orderless_long, epochs=120, batch_size=64, lr=1e-2, weight_decay=0.1), _needs_states, usual=_never),
     "pattern net": Model(_pattern_net, note=_pattern_net_note, usual=is_large),
     "SVM (mean)": Model(_machine, note=_some_rows_note("hidden cells filled with their training mean; its probabilities are a softmax of votes")),
-    "logistic (mean)": Model(lambda data: LogisticRegression(fill="mean"), note=lambda data: "hidden cells filled with their training mean"),
-    "logistic (zero)": Model(lambda data: LogisticRegression(fill="zero"), note=lambda data: "hidden cells filled with zero"),
+    "logistic (mean)": Model(_logistic("mean"), note=lambda data: "hidden cells filled with their training mean"),
+    "logistic (zero)": Model(_logistic("zero"), note=lambda data: "hidden cells filled with zero"),
 }

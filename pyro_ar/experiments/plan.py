@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Generator, Tensor
 
 from pyro_ar.checks import require
+from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.data import Dataset
 from pyro_ar.experiments import occlusions as hiding
 from pyro_ar.experiments.lineup import MODELS, fresh, unfit
@@ -79,8 +80,7 @@ class Plan:
             require(bool(known.all()), f"{name}: the test part has classes that the training part lacks", np.unique(self.labels[~known]).tolist())
             return
         require(self.folds >= 2, "folds must be 2 or more", self.folds)
-        require(int(counts.min()) >= self.folds, f"{name}: every class needs as many rows as there are folds",
-                f"{counts.min()} rows, {self.folds} folds")
+        require_rows(train, self.folds, f"{name}: {self.folds} folds want")
 
     @property
     def unfit_models(self) -> dict[str, str]:

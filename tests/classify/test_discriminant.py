@@ -21,9 +21,10 @@ def iris():
     return X, load_iris().target_names[y], visible
 
 
-def shrunk(rows, a):
-    S = np.cov(rows.T, bias=True)
-    return (1 - a) * S + a * np.trace(S) / len(S) * np.eye(len(S))
+def shrunk(rows, a, X):
+    """Towards the squared ranges of all rows X."""
+    S, square = np.cov(rows.T, bias=True), np.ptp(X, axis=0)**2
+    return (1 - a) * S + a * np.mean(np.diag(S) / square) * np.diag(square)
 
 
 @pytest.mark.parametrize("prior", [None, "uniform", [0.2, 0.5, 0.3]])
@@ -33,12 +34,12 @@ def test_hidden_cells_against_scipy(covariance, a, prior, iris):
     X, y, visible = iris
     names = np.unique(y)
     means = {c: X[y == c].mean(0) for c in names}
-    pooled = shrunk(np.concatenate([X[y == c] - means[c] for c in names]), a)
+    pooled = shrunk(np.concatenate([X[y == c] - means[c] for c in names]), a, X)
     weights = [(y == c).mean() for c in names] if prior is None else [1 / 3] * 3 if prior == "uniform" else prior
     scores = np.log(np.tile(weights, (len(X), 1)))
     for row, seen in enumerate(visible):
         for i, c in enumerate(names):
-            S = shrunk(X[y == c], a) if covariance == "own" else pooled
+            S = shrunk(X[y == c], a, X) if covariance == "own" else pooled
             if seen.any():
                 scores[row, i] += multivariate_normal(means[c][seen], S[np.ix_(seen, seen)]).logpdf(X[row, seen])
     classifier = DiscriminantAnalysis(a, covariance, prior=prior).fit(X, y)
@@ -51,12 +52,13 @@ def test_hidden_cells_against_scipy(covariance, a, prior, iris):
 def test_all_seen_is_scikit_learn(a, iris):
     X, y, _ = iris
     X, y = X[:140], y[:140]  # unequal classes
-    quadratic = QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=a).fit(X, y)
-    np.testing.assert_allclose(DiscriminantAnalysis(a).fit(X, y).predict_proba(X), quadratic.predict_proba(X), atol=1e-9)
-    linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=a).fit(X, y)
+    Z = X / np.ptp(X, axis=0)
+    quadratic = QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=a).fit(Z, y)
+    np.testing.assert_allclose(DiscriminantAnalysis(a).fit(X, y).predict_proba(X), quadratic.predict_proba(Z), atol=1e-9)
+    linear = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=a).fit(Z, y)
     shared = DiscriminantAnalysis(a, "shared").fit(X, y)
-    np.testing.assert_allclose(shared.predict_proba(X), linear.predict_proba(X), atol=1e-9)
-    assert shared.predict(X).tolist() == linear.predict(X).tolist()
+    np.testing.assert_allclose(shared.predict_proba(X), linear.predict_proba(Z), atol=1e-9)
+    assert shared.predict(X).tolist() == linear.predict(Z).tolist()
 
 
 def test_digits_at_five_levels():

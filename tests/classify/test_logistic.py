@@ -6,8 +6,10 @@ import torch
 
 from sklearn import linear_model
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_iris
+from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression
 from pyro_ar.elliptical import Gaussian
@@ -26,8 +28,9 @@ def iris():
 def test_all_seen_is_scikit_learn(rows, iris):
     X, y = iris[0][rows], iris[1][rows]
     classifier = LogisticRegression(C=2.0).fit(X, y)
-    oracle = linear_model.LogisticRegression(C=2.0, max_iter=1000).fit(X / X.max(), y)
-    np.testing.assert_allclose(classifier.predict_proba(X), oracle.predict_proba(X / X.max()), atol=1e-9)
+    Z = (X - X.mean(0)) / (np.ptp(X, axis=0) / 2)
+    oracle = linear_model.LogisticRegression(C=2.0, max_iter=1000).fit(Z, y)
+    np.testing.assert_allclose(classifier.predict_proba(X), oracle.predict_proba(Z), atol=1e-9)
     assert classifier.num_parameters == len(np.unique(y)) * 5
     assert classifier.method(np.ones(4, bool)).tolist() == ["all seen"]
 
@@ -35,7 +38,15 @@ def test_all_seen_is_scikit_learn(rows, iris):
 def test_units_do_not_matter(iris):
     X, y, _ = iris
     wanted = LogisticRegression().fit(X, y).predict_proba(X)
-    np.testing.assert_allclose(LogisticRegression().fit(1000 * X, y).predict_proba(1000 * X), wanted, atol=1e-6)
+    torn = X * [1e3, 1e-3, 1.0, 7.0] + [0.0, 5.0, -1e3, 1.0]
+    np.testing.assert_allclose(LogisticRegression().fit(torn, y).predict_proba(torn), wanted, atol=1e-6)
+
+
+def test_wine_is_as_in_a_pipeline_of_scikit_learn():
+    """One number for all columns had .67; without scaling scikit-learn has .95."""
+    X, y = load_wine(return_X_y=True)
+    scaled = make_pipeline(StandardScaler(), linear_model.LogisticRegression())
+    assert cross_val_score(LogisticRegression(), X, y).mean() >= cross_val_score(scaled, X, y).mean() - 0.012  # two of 178 rows
 
 
 def test_hidden_cells_need_fill(iris):
@@ -61,7 +72,8 @@ def completion(name, X, y, visible):
     weights = DiscriminantAnalysis(0.1).fit(X, y).predict_proba(X, visible) if name == "classes" else np.ones((len(X), 1))
     for i, rows in enumerate(groups):
         mean, S = rows.mean(0), np.cov(rows.T, bias=True)
-        S = 0.9 * S + 0.1 * np.trace(S) / len(S) * np.eye(len(S))
+        square = np.ptp(X, axis=0)**2
+        S = 0.9 * S + 0.1 * np.mean(np.diag(S) / square) * np.diag(square)
         for n, v in enumerate(visible):
             shift = S[np.ix_(~v, v)] @ np.linalg.solve(S[np.ix_(v, v)], (X[n] - mean)[v]) if v.any() else 0
             filled[n, ~v] += weights[n, i] * (mean[~v] + shift)

@@ -102,5 +102,5 @@ def test_bad_values_are_named(digits, options, change, words):
 
 def test_a_class_of_one_row_cannot_be_cross_fitted():
     X, y = np.array([[0, 0], [1, 1], [2, 2]]), np.array([0, 0, 1])
-    with pytest.raises(ValueError, match="two rows or more"):
+    with pytest.raises(ValueError, match="2 rows or more of every class"):
         MixtureChainClassifier(steps=2).fit(X, y)

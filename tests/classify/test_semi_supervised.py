@@ -99,7 +99,9 @@ def test_a_shared_covariance_from_shares_of_rows(iris):
     shares = np.where((y >= 0)[:, None], np.eye(3)[y], first.predict_proba(X))
     means = [np.average(X, axis=0, weights=s) for s in shares.T]
     S = sum(s * np.outer(row - m, row - m) for c, m in enumerate(means) for s, row in zip(shares[:, c], X, strict=True)) / 150
-    np.testing.assert_allclose(model.classifier_.likelihood_.covariance_matrix[0], 0.8 * S + 0.2 * np.trace(S) / 4 * np.eye(4), atol=1e-9)
+    square = np.ptp(X, axis=0)**2
+    wanted = 0.8 * S + 0.2 * np.mean(np.diag(S) / square) * np.diag(square)
+    np.testing.assert_allclose(model.classifier_.likelihood_.covariance_matrix[0], wanted, atol=1e-9)
     np.testing.assert_allclose(model.classifier_.likelihood_.loc, means)
 
 

@@ -25,7 +25,11 @@ def matrix_of(joint):
     return joint._matrix
 
 
-def slow_step(x, visible, weights, loc, matrix, shrinkage, tau, df):
+def half_ranges(x, visible):
+    return np.array([np.ptp(c[v]) / 2 for c, v in zip(np.asarray(x).T, np.asarray(visible).T, strict=True)])
+
+
+def slow_step(x, visible, weights, loc, matrix, shrinkage, target, df):
     """One step of EM, a row at a time."""
     filled, spread, pulls = [], np.zeros((4, 4)), []
     for row, v, w in zip(x, visible, weights, strict=True):
@@ -42,7 +46,7 @@ def slow_step(x, visible, weights, loc, matrix, shrinkage, tau, df):
     filled, pulls = np.array(filled), np.array(pulls)
     loc = pulls @ filled / pulls.sum()
     S = (sum(p * np.outer(r - loc, r - loc) for p, r in zip(pulls, filled, strict=True)) + spread) / weights.sum()
-    return loc, (1 - shrinkage) * S + shrinkage * tau * np.eye(4)
+    return loc, (1 - shrinkage) * S + shrinkage * target
 
 
 @pytest.mark.parametrize("df", [None, 5.0])
@@ -57,12 +61,13 @@ def test_steps_are_those_of_a_slow_loop(df, shrinkage, rows):
         w, scale = weights[b].numpy(), 1.0 if df is None else (df - 2) / df
         variances = [np.average((c[v] - np.average(c[v], weights=w[v]))**2, weights=w[v])
                      for c, v in zip(x.numpy().T, visible.numpy().T, strict=True)]
-        tau = scale * np.mean(variances)
+        unit = half_ranges(x, visible)
+        target = scale * np.mean(variances / unit**2) * np.diag(unit**2)
         start = make(torn, visible=visible, weights=weights, shrinkage=shrinkage, em_steps=0)
-        np.testing.assert_allclose(matrix_of(start)[b], (1 - shrinkage) * scale * np.diag(variances) + shrinkage * tau * np.eye(4))
+        np.testing.assert_allclose(matrix_of(start)[b], (1 - shrinkage) * scale * np.diag(variances) + shrinkage * target)
         loc, matrix = start.loc[b].numpy(), matrix_of(start)[b].numpy()
         for steps in (1, 2, 3):
-            loc, matrix = slow_step(x.numpy(), visible.numpy(), w, loc, matrix, shrinkage, tau, df)
+            loc, matrix = slow_step(x.numpy(), visible.numpy(), w, loc, matrix, shrinkage, target, df)
             fitted = make(torn, visible=visible, weights=weights, shrinkage=shrinkage, em_steps=steps)
             np.testing.assert_allclose(fitted.loc[b], loc, atol=1e-9)
             np.testing.assert_allclose(matrix_of(fitted)[b], matrix, atol=1e-9)
@@ -73,12 +78,12 @@ def test_steps_are_those_of_a_slow_loop(df, shrinkage, rows):
 def test_no_step_lowers_the_penalised_log_likelihood(df, shrinkage, rows):
     x, visible = rows
     make = Gaussian.from_data if df is None else lambda *a, **k: StudentT.from_data(*a, df=df, **k)
-    tau = float(matrix_of(make(x, visible=visible, shrinkage=1.0, em_steps=0))[0, 0])
+    target = matrix_of(make(x, visible=visible, shrinkage=1.0, em_steps=0))
     scores = []
     for steps in (0, 1, 2, 4, 8, 30):
         fitted = make(x, visible=visible, shrinkage=shrinkage, em_steps=steps)
         matrix = matrix_of(fitted)
-        penalty = 60 * shrinkage / (1 - shrinkage) / 2 * (matrix.logdet() + tau * matrix.inverse().trace())
+        penalty = 60 * shrinkage / (1 - shrinkage) / 2 * (matrix.logdet() + (target @ matrix.inverse()).trace())
         scores.append(float(fitted.marginal(visible).log_prob(x).sum() - penalty))
     assert (np.diff(scores) > 0).all(), scores
 

@@ -79,7 +79,8 @@ def test_from_data_is_numpys_covariance_with_shrinkage():
         mine = x[c::2].numpy()
         cov = np.cov(mine.T, bias=True)
         np.testing.assert_allclose(joint.loc[c], mine.mean(0))
-        np.testing.assert_allclose(joint.covariance_matrix[c], 0.8 * cov + 0.2 * np.trace(cov) / 4 * np.eye(4))
+        unit = np.ptp(x.numpy(), axis=0) / 2
+        np.testing.assert_allclose(joint.covariance_matrix[c], 0.8 * cov + 0.2 * np.mean(np.diag(cov) / unit**2) * np.diag(unit**2))
 
 
 def test_gradients_reach_loc_and_covariance_through_every_pattern(joint, rows):

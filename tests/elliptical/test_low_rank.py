@@ -102,6 +102,7 @@ def test_full_rank_is_the_matrix_and_many_features_find_the_leading_space():
 
 def test_weights_give_a_batch_as_one_by_one():
     x, w = torch.randn(60, 5), (torch.arange(60) % 2 == torch.arange(2)[:, None]).double()
+    x[:2], x[2:4] = -6.0, 6.0  # both entries have the ranges of all rows, which are the units
     both = LowRankGaussian.from_data(x, rank=2, weights=w, shrinkage=0.1)
     for c in range(2):
         one = LowRankGaussian.from_data(x[c::2], rank=2, shrinkage=0.1)

@@ -35,12 +35,22 @@ def tau(x, visible, weights, df):
     return variances * (1.0 if df is None else (df - 2) / df)
 
 
-def slow_step(x, visible, weights, loc, F, d, shrinkage, variances, df):
+def units(x, visible):
+    return np.array([np.ptp(c[v]) / 2 for c, v in zip(x.numpy().T, visible.numpy().T, strict=True)])
+
+
+def target(x, visible, variances):
+    """What all is shrunk to."""
+    square = units(x, visible)**2
+    return np.mean(variances / square) * np.diag(square)
+
+
+def slow_step(x, visible, weights, loc, F, d, shrinkage, wanted, df):
     """One step of EM with the inverse of each row's own block, a cell and a row at a time."""
     n, r = F.shape
     sigma, gain_of_all = F @ F.T + np.diag(d), F.T @ np.linalg.inv(F @ F.T + np.diag(d))
     extra = shrinkage / (1 - shrinkage) * weights.sum()
-    prior = extra * variances.mean() * np.eye(n)
+    prior = extra * wanted
     of_prior = extra * (np.eye(r) - gain_of_all @ F) + gain_of_all @ prior @ gain_of_all.T
     means, covs, pulls = [], [], []
     for row, v, w in zip(x, visible, weights, strict=True):
@@ -80,19 +90,19 @@ def test_steps_are_those_of_a_slow_loop(df, shrinkage, rows):
         w = weights[b].numpy()
         variances = tau(x, visible, w, df)
         start = fit(torn, df, em_steps=0, **options)
-        wanted = (1 - shrinkage) * variances + shrinkage * variances.mean()
-        np.testing.assert_allclose(full(start)[b].diagonal(), wanted)
+        wanted = target(x, visible, variances)
+        np.testing.assert_allclose(full(start)[b].diagonal(), (1 - shrinkage) * variances + shrinkage * wanted.diagonal())
         loc, F, d = (t[b].numpy() for t in (start.loc, start.cov_factor, start.cov_diag))
         for steps in (1, 2, 3):
-            loc, F, d = slow_step(x.numpy(), visible.numpy(), w, loc, F, d, shrinkage, variances, df)
+            loc, F, d = slow_step(x.numpy(), visible.numpy(), w, loc, F, d, shrinkage, wanted, df)
             fitted = fit(torn, df, em_steps=steps, **options)
             np.testing.assert_allclose(fitted.loc[b], loc, atol=1e-9)
             np.testing.assert_allclose(full(fitted)[b], F @ F.T + np.diag(d), atol=1e-9)
 
 
-def objective(joint, x, visible, shrinkage, spread):
+def objective(joint, x, visible, shrinkage, wanted):
     sigma = full(joint) if hasattr(joint, "cov_diag") else joint._matrix
-    penalty = len(x) * shrinkage / (1 - shrinkage) / 2 * (sigma.logdet() + spread * sigma.inverse().trace())
+    penalty = len(x) * shrinkage / (1 - shrinkage) / 2 * (sigma.logdet() + (torch.tensor(wanted) @ sigma.inverse()).trace())
     return float(joint.marginal(visible).log_prob(x).sum() - penalty)
 
 
@@ -100,8 +110,8 @@ def objective(joint, x, visible, shrinkage, spread):
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3])
 def test_no_step_lowers_the_penalised_log_likelihood(df, shrinkage, rows):
     x, visible = rows
-    spread = tau(x, visible, np.ones(60), df).mean()
-    scores = [objective(fit(x, df, rank=2, visible=visible, shrinkage=shrinkage, em_steps=k), x, visible, shrinkage, spread)
+    wanted = target(x, visible, tau(x, visible, np.ones(60), df))
+    scores = [objective(fit(x, df, rank=2, visible=visible, shrinkage=shrinkage, em_steps=k), x, visible, shrinkage, wanted)
               for k in (0, 1, 2, 3, 5, 9, 17, 33)]
     assert (np.diff(scores) > 0).all(), scores
 
@@ -109,10 +119,11 @@ def test_no_step_lowers_the_penalised_log_likelihood(df, shrinkage, rows):
 @pytest.mark.parametrize("shrinkage", [0.3, 0.6])
 def test_it_stops_where_the_penalised_rows_gain_nothing(shrinkage, rows, monkeypatch):
     x, visible = rows
-    options, spread = {"rank": 1, "visible": visible, "shrinkage": shrinkage, "em_steps": 1000}, tau(x, visible, np.ones(60), None).mean()
-    stopped = objective(fit(x, None, **options), x, visible, shrinkage, spread)
+    options = {"rank": 1, "visible": visible, "shrinkage": shrinkage, "em_steps": 1000}
+    wanted = target(x, visible, tau(x, visible, np.ones(60), None))
+    stopped = objective(fit(x, None, **options), x, visible, shrinkage, wanted)
     monkeypatch.setattr(module, "TOLERANCE", -math.inf)
-    assert stopped == pytest.approx(objective(fit(x, None, **options), x, visible, shrinkage, spread), abs=0.05)
+    assert stopped == pytest.approx(objective(fit(x, None, **options), x, visible, shrinkage, wanted), abs=0.05)
 
 
 @pytest.mark.parametrize("df", [None, 5.0])
@@ -124,9 +135,9 @@ def test_at_full_rank_the_maximum_is_the_dense_one(df, rank, shrinkage, monkeypa
     x = torch.randn(200, 5) @ torch.randn(5, 5)
     visible = torch.rand(200, 5) > 0.4
     dense = Gaussian.from_data if df is None else lambda *a, **k: StudentT.from_data(*a, df=df, **k)
-    options, spread = {"visible": visible, "shrinkage": shrinkage, "em_steps": 4000}, tau(x, visible, np.ones(200), df).mean()
-    wanted = objective(dense(x, **options), x, visible, shrinkage, spread)
-    assert objective(fit(x, df, rank=rank, **options), x, visible, shrinkage, spread) == pytest.approx(wanted, abs=0.02)
+    options, to = {"visible": visible, "shrinkage": shrinkage, "em_steps": 4000}, target(x, visible, tau(x, visible, np.ones(200), df))
+    wanted = objective(dense(x, **options), x, visible, shrinkage, to)
+    assert objective(fit(x, df, rank=rank, **options), x, visible, shrinkage, to) == pytest.approx(wanted, abs=0.02)
 
 
 def test_where_em_of_complete_rows_stops_no_step_goes_on(rows):
@@ -163,6 +174,8 @@ def test_rows_in_turns_complete_rows_and_scatters_sum_to_the_same(df, rows, monk
 
 def test_a_batch_is_fitted_as_one_by_one_and_what_is_hidden_is_not_read(rows):
     x, visible = rows
+    x, visible = x.clone(), visible.clone()
+    x[:2], x[2:4], visible[:4] = x.amin(0), x.amax(0), True  # both entries have the ranges of all rows, which are the units
     weights = (torch.arange(60) % 2 == torch.arange(2)[:, None]).double()
     torn = x.masked_fill(~visible, math.nan)
     both = LowRankGaussian.from_data(torn, rank=2, weights=weights[:, None], shrinkage=0.1, visible=visible)
@@ -177,10 +190,10 @@ def test_a_batch_is_fitted_as_one_by_one_and_what_is_hidden_is_not_read(rows):
                                atol=1e-2, rtol=1e-2)
 
 
-def test_all_shrunk_is_a_multiple_of_the_identity(rows):
+def test_all_shrunk_is_the_squared_ranges(rows):
     x, visible = rows
     joint = LowRankGaussian.from_data(x, rank=2, shrinkage=1.0, visible=visible, em_steps=20)
-    torch.testing.assert_close(full(joint), tau(x, visible, np.ones(60), None).mean() * torch.eye(5), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(full(joint), torch.tensor(target(x, visible, tau(x, visible, np.ones(60), None))), atol=1e-5, rtol=1e-5)
 
 
 def test_a_cell_that_follows_from_others_keeps_a_millionth_of_its_variance(rows):
