@@ -48,6 +48,7 @@ def test_a_draw_is_called_one():
     two = [Summary("a", 9, 1.0, 0.1, Difference(0.0, 0.0), 1, None, None, 1.0), Summary("b", 9, 1.01, 0.1, Difference(0.01, 0.02), 1, None, None, 1.0)]
     assert verdict(two).endswith("b is 0.0100 ± 0.0200 behind: no more than two standard errors")
     assert verdict([two[0], two[1]._replace(worse_by=Difference(0.01, 0.004))]).endswith("behind")
+    assert verdict([two[0], two[1]._replace(worse_by=Difference(0.01, 0.006))]).endswith("two standard errors")  # 1.7 of them
     assert verdict(two[:1]) == "a is first with 9 training rows: 1.0000 ± 0.1000 nats per row"
 
 
