@@ -15,7 +15,11 @@ hook                   what it returns
 `_log_marginal(x, v)`  log p(x_visible); `x` holds zeros where hidden
 `_complete(x, v)`      `x` with its hidden cells drawn; differentiable where `has_rsample`
 `_most_likely(x, v)`   `x` with its hidden cells at their most likely joint value
+`_moments(x, v)`       means and variances of all cells given the visible ones
+`_entropy(x, v)`       entropy of the hidden cells given the visible ones
 =====================  =====================================================================
+
+The last three are enumerations of few states unless overridden.
 
 Parameters are stored under `tensors` and never expanded: `expand` only changes `batch_shape`, so
 plates cost nothing.
@@ -35,14 +39,21 @@ from torch import Size, Tensor
 from torch.distributions import biject_to
 
 from pyro_ar.checks import IntractableError, counted, one_line, require, require_exact_states
+from pyro_ar.enumeration import (
+    MAX_ENUMERABLE,
+    all_states,
+    entropy_of,
+    hidden_states,
+    likeliest_of,
+    moments_of,
+    refuse,
+    visible_states,
+)
 from pyro_ar.sites import NoEvidence, PartlyFixed, latent_site
 from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import check_visible
 
 __all__ = ["MAX_ENUMERABLE", "Given", "Joint", "Latent", "Marginal"]
-
-# Enumeration inside Pyro multiplies with every plate above it: 4096 values are a tensor, 2^16 a trap.
-MAX_ENUMERABLE = 4096
 
 
 class _Expandable(TorchDistribution):
@@ -74,6 +85,21 @@ class _Expandable(TorchDistribution):
             ValueError: Shapes that do not fit each other.
         """
         raise NotImplementedError(f"the shapes of {cls.__name__} do not follow from those of tensors alone; make one and ask it")
+
+    @property
+    def mean(self) -> Tensor:
+        raise refuse(self, "mean")
+
+    @property
+    def variance(self) -> Tensor:
+        raise refuse(self, "variance")
+
+    @property
+    def mode(self) -> Tensor:
+        raise refuse(self, "mode")
+
+    def entropy(self) -> Tensor:
+        raise refuse(self, "entropy")
 
 
 class Joint(_Expandable):
@@ -125,8 +151,25 @@ class Joint(_Expandable):
         raise NotImplementedError
 
     def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
-        raise IntractableError(
-            f"{type(self).__name__} has no exact most likely completion; draw from given(x, visible)")
+        return hidden_states(self, x, visible, likeliest_of, "mode")
+
+    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = hidden_states(self, x, visible, moments_of(len(self.event_shape)), "mean and variance")
+        return torch.where(visible, x, mean), torch.where(visible, 0, variance)
+
+    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+        return hidden_states(self, x, visible, entropy_of, "entropy")
+
+    def _marginal_mode(self, visible: Tensor) -> Tensor:
+        """The most likely value of the visible cells alone, anything where hidden."""
+        if bool(visible.all()):
+            return self._most_likely(*self._unseen(visible.shape))
+        return visible_states(self, visible, likeliest_of, "mode of some cells")
+
+    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+        if bool(visible.all()):
+            return self._entropy(*self._unseen(visible.shape))
+        return visible_states(self, visible, entropy_of, "entropy of some cells")
 
     def _answering(self, visible: Tensor) -> "Joint":
         """The joint that answers for this pattern: itself, except in any-order families."""
@@ -189,6 +232,34 @@ class Joint(_Expandable):
         with torch.no_grad():
             return self._sample(Size(sample_shape) + self.batch_shape)
 
+    @property
+    def mean(self) -> Tensor:
+        """Of every cell (its state, of discrete ones), `(*B, *E)`, differentiable.
+
+        Raises:
+            IntractableError: There is no closed form, and too many states to enumerate.
+        """
+        return self._moments(*self._unseen(self.batch_shape + self.event_shape))[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every cell, `(*B, *E)`; as `mean`."""
+        return self._moments(*self._unseen(self.batch_shape + self.event_shape))[1]
+
+    @property
+    def mode(self) -> Tensor:
+        """The most likely value, `(*B, *E)`; the first one where several tie.
+
+        Raises:
+            IntractableError: The joint has no exact one.
+        """
+        with torch.no_grad():
+            return self._most_likely(*self._unseen(self.batch_shape + self.event_shape))
+
+    def entropy(self) -> Tensor:
+        """In nats, `(*B)`; differential entropy where values are real. Raises as `mean`."""
+        return self._entropy(*self._unseen(self.batch_shape + self.event_shape)).expand(self.batch_shape)
+
     def marginal(self, visible: Tensor) -> "Marginal":
         r"""The joint of the visible cells alone.
 
@@ -232,6 +303,11 @@ class Joint(_Expandable):
         return []
 
     # Checks and shapes, shared by all.
+
+    def _unseen(self, shape: Size) -> tuple[Tensor, Tensor]:
+        """A value and a pattern of which nothing is seen."""
+        x = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return x, torch.zeros_like(x, dtype=torch.bool)
 
     def _spread(self, answer: Tensor, x: Tensor) -> Tensor:
         """Give an answer per row all of `sample + batch`."""
@@ -339,6 +415,36 @@ class Marginal(_Expandable):
         x = self._answering.expand(self.batch_shape).sample(sample_shape)
         return torch.where(self.visible, x, math.nan)
 
+    def _whole(self) -> Tensor:
+        return self.visible.expand(self.batch_shape + self.event_shape)
+
+    def _cell_moments(self) -> tuple[Tensor, Tensor]:
+        joint = self._answering
+        try:
+            return joint._moments(*joint._unseen(self.batch_shape + self.event_shape))
+        except IntractableError:
+            return visible_states(joint, self._whole(), moments_of(len(self.event_shape)), "mean and variance of some cells")
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the visible cells, `(*batch, *event)`, NaN where hidden. Raises as `Joint.mean`."""
+        return torch.where(self.visible, self._cell_moments()[0], math.nan)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the visible cells, as `mean`."""
+        return torch.where(self.visible, self._cell_moments()[1], math.nan)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most likely value of the visible cells together, `(*batch, *event)`, NaN where hidden. Raises as `Joint.mode`."""
+        with torch.no_grad():
+            return torch.where(self.visible, self._answering._marginal_mode(self._whole()), math.nan)
+
+    def entropy(self) -> Tensor:
+        """Of the visible cells, in nats, `(*batch)`. Raises as `Joint.entropy`."""
+        return self._answering._marginal_entropy(self._whole()).expand(self.batch_shape)
+
 
 class Given(_Expandable):
     r"""p(x | x_visible): completions of a partly seen value, visible cells unchanged.
@@ -435,6 +541,20 @@ class Given(_Expandable):
 
     def _drawn(self, sample_shape: Any) -> Tensor:
         return self._where_possible(self._answering._complete(*self._row(Size(sample_shape))))
+
+    @property
+    def mean(self) -> Tensor:
+        """The posterior-mean imputation, `(*batch, *event)`: visible cells as they are. Raises as `Joint.mean`."""
+        return self._answering._moments(*self._row(Size()))[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every cell given the visible ones, 0 where visible. Raises as `Joint.mean`."""
+        return self._answering._moments(*self._row(Size()))[1]
+
+    def entropy(self) -> Tensor:
+        """Of the hidden cells given the visible ones, in nats, `(*batch)`. Raises as `Joint.entropy`."""
+        return self._answering._entropy(*self._row(Size())).expand(self.batch_shape)
 
     def latent(self) -> "Latent":
         """The same over all real vectors, for sites that a guide or MCMC moves; see `Latent`.
@@ -606,12 +726,6 @@ def _of_cells(support: Any) -> Any:
 
 def _all_cells(good: Tensor, event_shape: Size) -> Tensor:
     return good.flatten(good.ndim - len(event_shape)).all(-1) if event_shape else good
-
-
-def all_states(num_states: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The Cartesian product of the states, last variable fastest, `(prod K, n)`."""
-    flat = torch.arange(math.prod(num_states), device=device)
-    return torch.stack(torch.unravel_index(flat, num_states), -1).to(dtype)
 
 
 def _broadcast(what: str, left: Size, batch_shape: Size) -> Size:

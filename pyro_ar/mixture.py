@@ -238,6 +238,20 @@ class Mixture(Joint):
                 done[mine] = joint._complete(x[mine], visible[mine])
         return done
 
+    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (self._component_log_marginal(x, visible) + self._log_weights()).softmax(-1)
+        at = -1 - len(self.event_shape)
+        if isinstance(self.joints, Joint):
+            shape = (*x.shape[: x.ndim + at + 1], self.log_weights.shape[-1], *self.event_shape)
+            means, variances = self.joints._moments(*(v.unsqueeze(at).expand(shape) for v in (x, visible)))
+        else:
+            each = [j._moments(x, visible) for j in self.joints]
+            means, variances = (torch.stack([m.expand(x.shape) for m in part], at) for part in zip(*each, strict=True))
+        w = self._wide(weights)
+        means, variances = (torch.where(w > 0, m, 0) for m in (means, variances))  # a component that is excluded may have none
+        mean = (w * means).sum(at)
+        return torch.where(visible, x, mean), torch.where(visible, 0, (w * (variances + (means - mean.unsqueeze(at)).square())).sum(at))
+
     def _wide(self, rows: Tensor) -> Tensor:
         return rows.reshape(*rows.shape, *[1] * len(self.event_shape))
 

@@ -14,6 +14,7 @@ from torch.distributions import biject_to, transform_to, transforms
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform, Transform
 
 from pyro_ar.checks import require
+from pyro_ar.enumeration import refuse
 from pyro_ar.joint import Joint, shapes_of
 from pyro_ar.transforms import transforms_active
 
@@ -27,7 +28,7 @@ class Transformed(Joint):
 
     The direction is torch's (`TransformedDistribution`): the transform takes z to x. Since it acts on each cell by itself, a hidden cell
     integrates out as before, and `marginal`, `given` and the chain rule are those of the joint of z, exactly.
-    The mode is not carried over, because a change of variable moves it.
+    Mean, variance, entropy and mode are carried over by affine transforms only: any other moves them.
 
     Values are real numbers and `log_prob` is a density also where the data lie on a finite grid, such as grey levels. Times
     the spacing of the grid it approximates the probability of the level (the midpoint rule), never of a single number.
@@ -127,6 +128,36 @@ class Transformed(Joint):
         z, log_slope = self._back_where(x, visible)
         return self.joint._log_marginal(z, visible) + self._total(log_slope)
 
+    # An affine change of variable moves means, variances, entropies and modes with it; any other moves each in its own way.
+
+    def _slopes(self, what: str) -> Tensor:
+        """Log |dx/dz| of each cell, of an affine transform."""
+        if not _is_affine(self.transform):
+            raise refuse(self, what, f" under {type(self.transform).__name__}, as it would have under an affine transform")
+        zero = torch.zeros(self.event_shape, dtype=self.dtype, device=self.device)
+        return self.transform.log_abs_det_jacobian(zero, self.transform(zero)).expand(self.event_shape)
+
+    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = self._slopes("mean and variance")
+        mean, variance = self.joint._moments(self._back_where(x, visible)[0], visible)
+        return torch.where(visible, x, self.transform(mean)), variance * (2 * slopes).exp()
+
+    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+        slopes = self._slopes("entropy")
+        return self.joint._entropy(self._back_where(x, visible)[0], visible) + self._total(torch.where(visible, 0, slopes))
+
+    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+        self._slopes("mode")
+        return torch.where(visible, x, self.transform(self.joint._most_likely(self._back_where(x, visible)[0], visible)))
+
+    def _marginal_mode(self, visible: Tensor) -> Tensor:
+        self._slopes("mode")
+        return self.transform(self.joint._marginal_mode(visible))
+
+    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+        slopes = self._slopes("entropy")
+        return self.joint._marginal_entropy(visible) + self._total(torch.where(visible, slopes, 0))
+
     def _sample(self, shape: Size) -> Tensor:
         return self.transform(self.joint.expand(self.batch_shape)._sample(shape))
 
@@ -152,6 +183,14 @@ def logit(low: float | Tensor, high: float | Tensor) -> Transform:
     """
     require(bool(torch.as_tensor(low < high).all()), "low must be below high", low, high)
     return ComposeTransform([SigmoidTransform(), AffineTransform(low, high - low)])
+
+
+def _is_affine(transform: Transform) -> bool:
+    if isinstance(transform, ComposeTransform):
+        return all(map(_is_affine, transform.parts))
+    if isinstance(transform, _Inverse):
+        return _is_affine(transform.transform)
+    return isinstance(transform, AffineTransform)
 
 
 class _Inverse(Transform):

@@ -85,10 +85,22 @@ class Elliptical(Joint):
         """Sigma[:, v] Sigma[v, v]^-1 error[v], of the shape of `error`, whose hidden cells are zero."""
         raise NotImplementedError
 
+    def _unexplained(self, visible: Tensor) -> Tensor:
+        """Sigma[i, i] - Sigma[i, v] Sigma[v, v]^-1 Sigma[v, i] of every hidden cell i, of the shape of `visible`."""
+        raise NotImplementedError
+
     # Hooks of the radius.
 
     def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         """Log density of m whitened coordinates of squared length q, given m_seen others of squared length q_seen."""
+        raise NotImplementedError
+
+    def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        """Entropy of m whitened coordinates, given others as in `_radial`."""
+        raise NotImplementedError
+
+    def _radial_moments(self, q_seen: Any, m_seen: Any) -> tuple[Tensor, Tensor]:
+        """What to multiply centres (1 or NaN) and variances of whitened coordinates by, given others as in `_radial`."""
         raise NotImplementedError
 
     def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
@@ -133,6 +145,26 @@ class Elliptical(Joint):
         error = torch.where(visible, x - self.loc, 0)
         return torch.where(visible, x, self.loc + self._regress(error, visible))
 
+    def _seen_length(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._part(x, visible)[0] if self._needs_evidence else torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
+
+    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        centre, stretch = self._radial_moments(self._seen_length(x, visible), visible.sum(-1, dtype=x.dtype))
+        mean = torch.where(visible, x, self._most_likely(x, visible) * centre.unsqueeze(-1))
+        return mean, torch.where(visible, 0, self._unexplained(visible) * stretch.unsqueeze(-1))
+
+    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+        q, half = self._part(x, visible)
+        seen = visible.sum(-1, dtype=x.dtype)
+        return self._radial_entropy(x.shape[-1] - seen, q, seen) + self._whole(x)[1] - half
+
+    def _marginal_mode(self, visible: Tensor) -> Tensor:
+        return self.loc.expand(visible.shape)
+
+    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+        _, half = self._part(self.loc.expand(visible.shape), visible)
+        return self._radial_entropy(visible.sum(-1, dtype=self.dtype)) + half
+
     def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
         # Matheron's rule: a draw of the joint, corrected by what its visible cells are wrong by. Of a Student-t, the
         # hidden cells given the visible ones are the Gaussian's, stretched by how far out the visible ones lie.
@@ -151,6 +183,12 @@ class NormalRadius:
     def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         return -0.5 * (q + m * math.log(2 * math.pi))
 
+    def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        return m * (0.5 * math.log(2 * math.pi * math.e))
+
+    def _radial_moments(self, q_seen: Any, m_seen: Any) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(m_seen), torch.ones_like(m_seen)
+
     def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
         return None
 
@@ -167,6 +205,18 @@ class StudentRadius:
         half = torch.as_tensor(m, dtype=df.dtype, device=df.device) / 2
         front = log_rising_over_power(df / 2, half) + half * torch.log(df / (2 * math.pi * spread))
         return front - (df + m) / 2 * torch.log1p(q / spread)
+
+    def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+        # -E log p, with E log(1 + q / spread) the difference of two digammas.
+        df = self.df + m_seen
+        front = self._radial(torch.zeros_like(m), m, q_seen, m_seen)
+        return (df + m) / 2 * (torch.digamma((df + m) / 2) - torch.digamma(df / 2)) - front
+
+    def _radial_moments(self, q_seen: Any, m_seen: Any) -> tuple[Tensor, Tensor]:
+        df = self.df + m_seen
+        centre = torch.where(df > 1, 1.0, math.nan).to(df)
+        stretch = (self.df + q_seen) / torch.where(df > 2, df - 2, 1)
+        return centre, torch.where(df > 2, stretch, math.inf) * centre
 
     def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
         q, m = evidence if evidence is not None else (0.0, 0.0)

@@ -129,6 +129,17 @@ class Dense(Elliptical):
         eye = torch.eye(self.event_shape[0], dtype=self.dtype, device=self.device)
         return torch.linalg.cholesky(torch.where(both, self._matrix, eye))
 
+    def _unexplained(self, visible: Tensor) -> Tensor:
+        if transforms_active():
+            return _rest(self._matrix, visible, self._masked_cholesky(visible))
+        own, D = self._own_batch_shape, self.event_shape[0]
+        left = torch.broadcast_shapes(visible.shape[:-1], own)
+        found = pairs(visible.expand(*left, D), own)
+        both = found.patterns.unsqueeze(-1) & found.patterns.unsqueeze(-2)
+        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)[found.entry]
+        factor = torch.linalg.cholesky(torch.where(both, matrix, torch.eye(D, dtype=self.dtype, device=self.device)))
+        return _rest(matrix, found.patterns, factor)[found.which].reshape(*left, D)
+
     def _by_pattern(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, visible: Tensor,
                     shape: tuple[int, ...]) -> Tensor:
         """Apply `answer` to the visible sub-blocks, one Cholesky factor per pattern and batch entry.
@@ -215,6 +226,12 @@ def _solve(factor: Tensor, error: Tensor) -> Tensor:
     left = torch.broadcast_shapes(factor.shape[:-1], error.shape)
     factor = factor.expand(*left, left[-1])
     return torch.linalg.solve_triangular(factor, error.expand(left).unsqueeze(-1), upper=False).squeeze(-1)
+
+
+def _rest(matrix: Tensor, visible: Tensor, factor: Tensor) -> Tensor:
+    """What the visible cells leave of each variance, by the factor of the matrix that is the identity at hidden cells."""
+    white = torch.linalg.solve_triangular(factor, torch.where(visible.unsqueeze(-1), matrix, 0), upper=False)
+    return matrix.diagonal(dim1=-2, dim2=-1) - white.square().sum(-2)
 
 
 def _not_none(t: Tensor | None) -> Tensor:

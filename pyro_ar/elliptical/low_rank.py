@@ -15,7 +15,7 @@ from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, mom
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
 from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
 from pyro_ar.elliptical.incomplete_low_rank import fit_incomplete_low_rank
-from pyro_ar.elliptical.patterns import distinct, is_shared, without_batch
+from pyro_ar.elliptical.patterns import distinct, is_shared, pairs, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
@@ -113,6 +113,18 @@ class _LowRank(Elliptical):
         # At a visible cell the answer is the error itself.
         answer = torch.cat(means).reshape(*left, D) if means else rows.reshape(*left, D)
         return torch.where(visible, error, answer)
+
+    def _unexplained(self, visible: Tensor) -> Tensor:
+        own, D = self._own_batch_shape, self.event_shape[0]
+        left = torch.broadcast_shapes(visible.shape[:-1], own)
+        F, d, _ = self._flat(own, own)
+        found = pairs(visible.expand(*left, D), own)
+        spreads = []
+        for turn in torch.arange(len(found.patterns), device=self.device).split(self._rows_per_turn()):
+            f, mine = F[found.entry[turn]], d[found.entry[turn]]
+            C, _ = sums(torch.zeros_like(mine), found.patterns[turn], f, mine)
+            spreads.append(torch.linalg.solve_triangular(cholesky(C), f.mT, upper=False).square().sum(-2) + mine)
+        return torch.cat(spreads)[found.which].reshape(*left, D) if spreads else self.loc.new_zeros(*left, D)
 
     def _part(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         own, D = self._own_batch_shape, self.event_shape[0]

@@ -246,6 +246,59 @@ class TableJoint(Joint, abc.ABC):
     def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(lambda x, v: self._walk_back(x, v, _argmax), x, visible)
 
+    def _cell_probabilities(self, x: Tensor, visible: Tensor) -> Tensor:
+        """p(x_i = k | x_visible), `(*L, n, K)`, zero where visible; see `cells.cell_probabilities`."""
+        sizes, plan = self._num_states, make_plan(self._scopes, self._num_states)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in self._tensors.values())
+        left = torch.broadcast_shapes(x.shape[:-1], self._own_batch_shape)
+
+        def factors(*, logs: bool) -> list[tuple[Tensor, tuple[int, ...]]]:
+            return [(t if wanted else t.detach(), s) for t, s in zip(self._factors(logs=logs), self._scopes, strict=True)]
+
+        with torch.enable_grad():
+            soft = _leaves(evidence(x, visible, sizes, logs=False))
+            total = log_total(plan, factors(logs=False), soft)
+            if total is None:  # some product is too small for its dtype: the same in logarithms
+                soft = _leaves(evidence(x, visible, sizes))
+                total, _ = forward(plan, factors(logs=True), soft)
+            slopes = torch.autograd.grad(total.expand(left).sum(), soft, create_graph=wanted)
+        most = max(sizes)
+        answer = torch.stack([torch.nn.functional.pad(g, (0, most - g.shape[-1])) for g in slopes], -2)
+        return torch.where(visible.unsqueeze(-1), 0, answer)
+
+    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.to(self.dtype)
+
+        def answer(x: Tensor, visible: Tensor) -> Tensor:
+            p = self._cell_probabilities(x, visible)
+            state = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
+            mean = torch.where(visible, x, (p * state).sum(-1))
+            return torch.stack([mean, (p * (state - mean.unsqueeze(-1)).square()).sum(-1)], -1)
+
+        mean, variance = self._in_turn(answer, x, visible).unbind(-1)
+        return mean, variance
+
+    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+        return self._in_turn(self._entropy_of_rows, x, visible)
+
+    def _entropy_of_rows(self, x: Tensor, visible: Tensor) -> Tensor:
+        # The log of the sum of p(x_h, x_v)^t has at t = 1 the slope E[log p(x_h, x_v) | x_v]: one elimination and its gradient.
+        left = torch.broadcast_shapes(x.shape[:-1], self._own_batch_shape)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in self._tensors.values())
+        with torch.enable_grad():
+            t = torch.ones(left, dtype=self.dtype, device=self.device, requires_grad=True)
+            tempered = []
+            for table, scope in zip(self._factors(), self._scopes, strict=True):
+                table, dead = table if wanted else table.detach(), table == -math.inf
+                power = t.reshape(*left, *[1] * len(scope)) * table.masked_fill(dead, 0.0)
+                tempered.append((power.masked_fill(dead, -math.inf), scope))
+            plan = make_plan(self._scopes, self._num_states)
+            total, _ = forward(plan, tempered, evidence(x.to(self.dtype), visible, self._num_states))
+            total = total.expand(left)
+            (expected,) = torch.autograd.grad(total.sum(), t, create_graph=wanted)
+        answer = total - expected
+        return answer if wanted else answer.detach()
+
     def _walk_back(self, x: Tensor, visible: Tensor, choose: Any) -> Tensor:
         _, trail = self._eliminate(x, visible, maximise=choose is _argmax)
         return torch.where(visible, x, backward(trail, x.shape[:-1], choose, x))
@@ -292,6 +345,10 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
     offset = torch.arange(math.prod(batch), device=table.device).reshape(batch) * size
     where = offset + index
     return table.reshape(-1).index_select(0, where.reshape(-1)).reshape(where.shape)
+
+
+def _leaves(parts: list[Tensor]) -> list[Tensor]:
+    return [part.contiguous().requires_grad_() for part in parts]
 
 
 def _draw(logits: Tensor) -> Tensor:

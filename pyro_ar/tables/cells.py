@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from pyro_ar.tables.base import TableJoint
-from pyro_ar.tables.elimination import evidence, forward, log_total, make_plan
 
 __all__ = ["cell_probabilities"]
 
@@ -37,23 +36,6 @@ def cell_probabilities(joint: TableJoint, x: Tensor, visible: Tensor) -> Tensor:
                 [0.0000, 0.0000]])
     """
     left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], joint.batch_shape)
-    sizes, shape = joint.num_states, (*left, len(joint.num_states))
-    plan = make_plan(joint._scopes, sizes)
-    seen = visible.expand(shape)
-    value = torch.where(seen, x.to(joint.dtype), 0)
-    with torch.enable_grad():
-        soft = _leaves(evidence(value, seen, sizes, logs=False))
-        tables = [(t.detach(), s) for t, s in zip(joint._factors(logs=False), joint._scopes, strict=True)]
-        total = log_total(plan, tables, soft)
-        if total is None:  # some product is too small for its dtype: the same in logarithms
-            soft = _leaves(evidence(value, seen, sizes))
-            tables = [(t.detach(), s) for t, s in zip(joint._factors(), joint._scopes, strict=True)]
-            total, _ = forward(plan, tables, soft)
-        slopes = torch.autograd.grad(total.expand(left).sum(), soft)
-    most = max(sizes)
-    answer = torch.stack([torch.nn.functional.pad(g, (0, most - g.shape[-1])) for g in slopes], -2)
-    return torch.where(seen.unsqueeze(-1), 0, answer)
-
-
-def _leaves(parts: list[Tensor]) -> list[Tensor]:
-    return [part.contiguous().requires_grad_() for part in parts]
+    seen = visible.expand(*left, len(joint.num_states))
+    with torch.no_grad():
+        return joint._cell_probabilities(torch.where(seen, x.to(joint.dtype), 0), seen)

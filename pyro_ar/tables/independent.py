@@ -75,6 +75,15 @@ class FullyIndependent(FamilyJoint):
     def _structure(self) -> dict[str, Any]:
         return {}
 
+    def _marginal_mode(self, visible: Tensor) -> Tensor:
+        return self._most_likely(*self._unseen(visible.shape))
+
+    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+        # What the others are says nothing: as if they were seen, each in a possible state.
+        with torch.no_grad():
+            others = self._most_likely(*self._unseen(visible.shape))
+        return self._entropy(others, ~visible)
+
     def _group_tables(self) -> list[Tensor]:
         if isinstance(self.logits, Tensor):
             return [self.logits.log_softmax(-1)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
-from pyro_ar.tables import cells as cells_module
+from pyro_ar.tables import base as base_module
 from pyro_ar.tables.cells import cell_probabilities
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -38,7 +38,7 @@ def asked_one_by_one(joint, x, visible):
 @pytest.mark.parametrize("small", [False, True], ids=["products", "logarithms"])
 def test_every_cell_and_state(make, small, monkeypatch):
     if small:  # as where products underflow
-        monkeypatch.setattr(cells_module, "log_total", lambda *_: None)
+        monkeypatch.setattr(base_module, "log_total", lambda *_: None)
     joint = make()
     x = joint.sample((6,))
     visible = torch.rand(6, *[1] * len(joint.batch_shape), len(joint.num_states)) < 0.5
