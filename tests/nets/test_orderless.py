@@ -144,13 +144,14 @@ def test_a_row_alone_is_the_row_in_a_batch(dtype, size, beyond) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_units_far_out_keep_their_digits(dtype) -> None:
-    start, move = 1.02 * nade.START[dtype], 0.99 * module.MOVE[dtype] / module.BLOCK
+    start, move = nade.START[dtype] + module.MOVE[dtype] + 6, 0.49 * module.MOVE[dtype]  # exp(start) is infinite
+    assert module._moves_little(torch.full((2, 1), move, dtype=dtype))
     given = torch.full((2, 1), move, dtype=dtype), torch.zeros(16, 2, 1, dtype=torch.long), None, torch.arange(2).repeat(16, 1)
-    for a in (-start, 0.9 * -start):
+    for a in (-start, -0.9 * nade.START[dtype]):
         rest = torch.full((16, 1), a, dtype=dtype), torch.ones(2, 1, 1, dtype=dtype)
         raw = orderless_chain(*given, *rest, "sigmoid").double()
         exact = torch.sigmoid(torch.tensor([a, a + move]).to(dtype).double())[:, None].expand(16, 2, 1)
-        assert_close(raw, exact, atol=0, rtol=3e-5 if dtype == torch.float32 else 1e-12)
+        assert_close(raw, exact, atol=torch.finfo(dtype).tiny, rtol=3e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_odds_are_used_where_they_are_safe() -> None:
