@@ -17,6 +17,7 @@ import torch
 from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor, nn
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import IntractableError, require, require_exact_states
 from pyro_ar.joint import Joint, batch_of
 from pyro_ar.nets.base import Net
@@ -222,7 +223,7 @@ class Autoregressive(Joint):
     def _log_prob(self, x: Tensor) -> Tensor:
         return self._chain(self._in_chain(x)).sum(-1)
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
         answer = self._from_chain(self._chain(self._in_chain(x)))
         left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)

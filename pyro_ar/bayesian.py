@@ -27,11 +27,13 @@ from torch import Size, Tensor
 from tqdm.auto import tqdm
 
 from pyro_ar.annealing import Evidence, annealed_log_evidence
+from pyro_ar.arrays import Array
 from pyro_ar.arviz_bridge import diagnostics, to_arviz
 from pyro_ar.checks import IntractableError, counted, one_line, require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
+from pyro_ar.visible import read_rows
 
 __all__ = ["MAX_EVIDENCE_WEIGHTS", "Bayesian", "Diagnostics", "Posterior"]
 
@@ -195,14 +197,14 @@ class Bayesian:
         with pyro.plate("rows", len(x)), scale:
             pyro.sample("x", joint if visible is None else joint.marginal(visible), obs=x)
 
-    def fit(self, x: Tensor, visible: Tensor | None = None, *, method: str = "nuts", num_draws: int = 500, num_chains: int = 4,
+    def fit(self, x: Array, visible: Array | None = None, *, method: str = "nuts", num_draws: int = 500, num_chains: int = 4,
             warmup: int = 300, steps: int = 2000, lr: float = 0.02, rank: int = 10, max_tree_depth: int = 8, seed: int = 0,
             progress: bool = True) -> Posterior:
         r"""Draws of the weights given the rows.
 
         Args:
             x: `(N, *event)`.
-            visible: What of each row was seen.
+            visible: What of each row was seen; None: NaN hides a cell.
             method: 'nuts' for small models, or a guide: 'mean-field', 'low-rank', 'laplace' (its Hessian is `num_weights` squared).
             num_draws: Per chain; guides give `num_draws * num_chains` independent ones.
             num_chains: Of NUTS, one after another.
@@ -222,6 +224,7 @@ class Bayesian:
         require(num_draws >= 2 and num_chains >= 1, "num_draws must be 2 or more (one draw is no posterior), num_chains 1 or more", num_draws, num_chains)
         require(min(warmup, steps) >= 1 and lr > 0, "warmup, steps and lr must be positive", warmup, steps, lr)
         require(isinstance(rank, int) and rank >= 1, "rank must be 1 or more", rank)
+        x, visible = read_rows(x, visible)
         rows = self._rows(x, visible)
         losses: list[float] = []
         with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
@@ -285,12 +288,12 @@ class Bayesian:
             found = [guide(**rows) for _ in range(count)]
         return {name: torch.stack([draw[name] for draw in found]) for name in self.sizes}, losses
 
-    def log_evidence(self, x: Tensor, visible: Tensor | None = None, **options: Any) -> Evidence:
+    def log_evidence(self, x: Array, visible: Array | None = None, **options: Any) -> Evidence:
         r"""Log p(rows) with the weights integrated out, by annealing, with its error.
 
         Args:
             x: `(N, *event)`.
-            visible: What of each row was seen.
+            visible: What of each row was seen; None: NaN hides a cell.
             options: Of `annealed_log_evidence`: `num_particles`, `num_runs`, `method`, `seed`, ...
 
         Raises:
@@ -301,7 +304,7 @@ class Bayesian:
             raise IntractableError(
                 f"the evidence of {self.num_weights} weights is not to be had: annealing from their prior to their posterior is reliable up to about "
                 f"{MAX_EVIDENCE_WEIGHTS}. What works: PSIS-LOO of posterior draws, or held-out scores (par.compare)")
-        rows = self._rows(x, visible)
+        rows = self._rows(*read_rows(x, visible))
         names, sizes = list(self.sizes), list(self.sizes.values())
 
         def log_likelihood(theta: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.checks import require
 from pyro_ar.visible import check_visible
@@ -31,7 +32,7 @@ class LogMarginal(NamedTuple):
     effective_sample_size: Tensor
 
 
-def estimate_log_marginal(joint: Autoregressive, x: Tensor, visible: Tensor, *, num_particles: int = 1000) -> LogMarginal:
+def estimate_log_marginal(joint: Autoregressive, x: Array, visible: Array, *, num_particles: int = 1000) -> LogMarginal:
     r"""Estimate log p(x_visible) of a chain by likelihood weighting.
 
     Hidden variables are drawn along the chain, visible ones stand at their values and weigh the draw:

@@ -38,6 +38,7 @@ from pyro.distributions import Categorical, TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions import biject_to
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import IntractableError, counted, one_line, require, require_exact_states
 from pyro_ar.enumeration import (
     MAX_ENUMERABLE,
@@ -112,6 +113,7 @@ class Joint(_Expandable):
         - `batch_shape` `(*B)`, `event_shape` `(*E)`.
         - A value is `(*S, *B, *E)`, integer or floating; samples are floating (state k is `k.0`). Real values are rounded to the dtype
           of the joint, and a dtype that would round one state to another is refused.
+          NumPy arrays and data frames are read as tensors of the same numbers (`pyro_ar.arrays.as_tensor`), patterns too.
         - `log_prob` is `(*S, *B)` in nats; `conditional_log_prob` is `(*S, *B, *E)`.
         - A pattern `visible` broadcasts to `(*S, *B, *E)`; True = seen.
     """
@@ -134,7 +136,7 @@ class Joint(_Expandable):
     def _log_prob(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         r"""Log p(x_i | the variables before i in `order`), in nats, `(*S, *B, *E)`."""
         raise NotImplementedError
 
@@ -224,7 +226,7 @@ class Joint(_Expandable):
         x = x.reshape(len(x), *[1] * len(self.batch_shape), *self.event_shape)
         return x.expand(len(x), *self.batch_shape, *self.event_shape) if expand else x
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Array) -> Tensor:
         x = self._check_value(value)
         return self._spread(self._log_prob(x), x)
 
@@ -260,7 +262,7 @@ class Joint(_Expandable):
         """In nats, `(*B)`; differential entropy where values are real. Raises as `mean`."""
         return self._entropy(*self._unseen(self.batch_shape + self.event_shape)).expand(self.batch_shape)
 
-    def marginal(self, visible: Tensor) -> "Marginal":
+    def marginal(self, visible: Array) -> "Marginal":
         r"""The joint of the visible cells alone.
 
         Args:
@@ -272,7 +274,7 @@ class Joint(_Expandable):
         """
         return Marginal(self, visible)
 
-    def given(self, x: Tensor, visible: Tensor) -> "Given":
+    def given(self, x: Array, visible: Array) -> "Given":
         r"""Distribution over the completions of `x`: visible cells come back unchanged.
 
         Raises:
@@ -314,10 +316,12 @@ class Joint(_Expandable):
         left = x.shape[: x.ndim - len(self.event_shape)]
         return answer.expand(torch.broadcast_shapes(left, self.batch_shape))
 
-    def _check_value(self, value: Tensor, visible: Tensor | None = None) -> Tensor:
+    def _check_value(self, value: Any, visible: Tensor | None = None) -> Tensor:
         """The value as a floating tensor, checked; where hidden, never read and set to zero."""
         name, event = type(self).__name__, tuple(self.event_shape)
-        require(isinstance(value, Tensor), f"{name} wants a tensor", value)
+        if not isinstance(value, Tensor):
+            value = as_tensor(value, self.device)
+        require(isinstance(value, Tensor), f"{name} wants a tensor, an array or a data frame", value)
         right = value.shape[value.ndim - len(event):] if value.ndim >= len(event) else None
         require(right == self.event_shape, f"{name} wants values that end in its event shape {event}",
                 value)
@@ -373,8 +377,9 @@ class Marginal(_Expandable):
 
     has_enumerate_support = False
 
-    def __init__(self, joint: Joint, visible: Tensor, *, validate_args: bool | None = None) -> None:
+    def __init__(self, joint: Joint, visible: Array, *, validate_args: bool | None = None) -> None:
         self.joint = joint
+        visible = visible if isinstance(visible, Tensor) else as_tensor(visible, joint.device)
         self.visible = check_visible(visible, joint.event_shape)
         left = self.visible.shape[: self.visible.ndim - len(joint.event_shape)]
         self.method = joint._method(self.visible)
@@ -401,7 +406,9 @@ class Marginal(_Expandable):
     def _supports(self, value: Tensor) -> Tensor:
         return _all_cells(_of_cells(self.joint.support).check(value) | ~self.visible, self.event_shape)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Array) -> Tensor:
+        if not isinstance(value, Tensor):
+            value = as_tensor(value, self.joint.device)
         require(isinstance(value, Tensor) and value.ndim >= len(self.event_shape),
                 f"marginal wants a tensor that ends in the event shape {tuple(self.event_shape)}", value)
         joint = self._answering
@@ -462,9 +469,10 @@ class Given(_Expandable):
 
     has_enumerate_support = False
 
-    def __init__(self, joint: Joint, x: Tensor, visible: Tensor,
+    def __init__(self, joint: Joint, x: Array, visible: Array,
                  *, validate_args: bool | None = None) -> None:
         marginal = joint.marginal(visible)
+        x = x if isinstance(x, Tensor) else as_tensor(x, joint.device)
         self.joint = joint
         self.visible = marginal.visible
         self.method = marginal.method
@@ -511,7 +519,7 @@ class Given(_Expandable):
         return ("given(x, visible) of discrete cells is no latent site: sum the hidden cells out. Observe joint.marginal(visible), or enumerate "
                 "a site of the joint itself, its visible cells tied by pyro.factor")
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Array) -> Tensor:
         joint = self._answering
         x = joint._check_value(value)
         left = _broadcast("the value", x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
@@ -736,7 +744,7 @@ def _broadcast(what: str, left: Size, batch_shape: Size) -> Size:
                          f"{tuple(batch_shape)}; got {tuple(left)}") from None
 
 
-def _align(joint: Joint, value: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+def _align(joint: Joint, value: Any, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Checked value and pattern with the same left dimensions (the batch's own may be absent)."""
     x = joint._check_value(value, visible)
     return x, visible.expand(x.shape)

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import IntractableError, counted, require
 from pyro_ar.joint import Joint, batch_of, draw_states, is_shape, shapes_of
 from pyro_ar.transforms import is_mapped
@@ -137,7 +138,7 @@ class Mixture(Joint):
                                    "its own; ask a component, or marginal(visible)")
         return orders[0]
 
-    def component_log_joint(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    def component_log_joint(self, x: Array, visible: Array | None = None) -> Tensor:
         r"""Log w_m + log p_m(x_visible), `(*S, *B, M)`, in nats.
 
         Args:
@@ -154,7 +155,7 @@ class Mixture(Joint):
         left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
         return (answer + self._log_weights()).expand(*left, -1)
 
-    def component_posterior(self, x: Tensor, visible: Tensor | None = None) -> Categorical:
+    def component_posterior(self, x: Array, visible: Array | None = None) -> Categorical:
         r"""p(m | x_visible), a `Categorical` of batch shape `sample + batch`.
 
         Raises:
@@ -190,7 +191,7 @@ class Mixture(Joint):
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         return _log_mean(self._component_log_marginal(x, visible) + self._log_weights())
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         order, event = self.order, len(self.event_shape)
         x = self._check_value(x)
 

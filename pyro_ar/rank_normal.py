@@ -8,7 +8,9 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import require
+from pyro_ar.visible import read_rows
 
 __all__ = ["RankNormal"]
 
@@ -58,7 +60,8 @@ class RankNormal(Transform):
         self._slopes = torch.cat([steep[..., :1], wide, steep[..., -1:]], -1)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, smoothing: float = 0.6, max_points: int = 64, visible: Tensor | None = None) -> "RankNormal":
+    def from_data(cls, x: Array, *, smoothing: float = 0.6, max_points: int = 64, visible: Array | None = None,
+                  weights: Array | None = None) -> "RankNormal":
         r"""Scores :math:`\Phi^{-1}(u)` with :math:`u = (F(x) + a\,G(x)) / (1 + a)`.
 
         F is the mid-rank among the rows (share below, plus half the share of ties) and G the uniform distribution over the range of the cell.
@@ -69,11 +72,13 @@ class RankNormal(Transform):
             x: Rows `(N, *event)`; of more than 10,000, evenly spaced ones are used.
             smoothing: a, more than 0: how many rows G is worth, as a share of N.
             max_points: Most points of the spline in each cell, at least 2.
-            visible: bool, `(N, *event)`; True = seen. Ranks are then those among the visible values of each cell.
+            visible: bool, `(N, *event)`; True = seen. Ranks are then those among the visible values of each cell. None: NaN hides a cell.
+            weights: `(N,)`, 0 or more: a row of weight 2 is two equal rows, one of weight 0 is no row. Their scale does not matter.
 
         Raises:
             ValueError: No rows, NaN, options out of range, or a cell without visible values.
         """
+        x, visible = read_rows(x, visible)
         seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible
         require(seen.shape == x.shape and seen.dtype == torch.bool, "visible must be bool, of the shape of the data", seen)
         finite = x.ndim >= 2 and x.numel() > 0 and bool((x.isfinite() | ~seen).all())
@@ -81,16 +86,22 @@ class RankNormal(Transform):
         require(smoothing > 0, "smoothing must be more than 0", smoothing)
         require(max_points >= 2, "max_points must be 2 or more", max_points)
         x = x if x.is_floating_point() else x.double()
+        w = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        if weights is not None:
+            w = as_tensor(weights, x.device).double()
+            good = w.shape == (len(x),) and bool((w >= 0).all()) and bool(w.isfinite().all()) and bool((w > 0).any())
+            require(good, f"weights must be ({len(x)},), 0 or more, not all 0", w)
+            x, seen, w = x[w > 0], seen[w > 0], w[w > 0]
         step = -(-len(x) // MAX_ROWS)
         rows = x[::step].double().flatten(1).T.contiguous()
         if visible is None:
-            columns = list(rows.sort(-1).values)
+            columns = [_Column(row, w[::step]) for row in rows]
             levels = rows.unique()
         else:
             mine = seen[::step].flatten(1).T
             never = (~mine.any(-1)).nonzero().flatten().tolist()
             require(not never, "every cell must be visible in some row (leave out a cell that is never seen)", f"cells {never} hidden")
-            columns = [row[m].sort().values for row, m in zip(rows, mine, strict=True)]
+            columns = [_Column(row[m], w[::step][m]) for row, m in zip(rows, mine, strict=True)]
             levels = rows[mine].unique()
         shared = levels if 2 <= len(levels) <= max_points else None
         points = [shared if shared is not None else _points(column, max_points) for column in columns]
@@ -145,20 +156,30 @@ class RankNormal(Transform):
         return self._restore(torch.where(z < z0, x0 + (z - z0) / d0, torch.where(z > z1, x1 + (z - z1) / d1, v)), x)
 
 
-def _points(column: Tensor, most: int) -> Tensor:
-    """Different numbers of a sorted column, or so many of its quantiles; around a constant, one to each side."""
-    levels = column.unique()
+class _Column:
+    """Sorted values of a cell, and the weight of those up to each, 0 before the first."""
+
+    def __init__(self, values: Tensor, weights: Tensor) -> None:
+        self.values, order = values.sort()
+        self.upto = torch.nn.functional.pad(weights[order].cumsum(0), (1, 0))
+        self.unit = min(1.0, float(weights.min()))  # a weight is so many of it, as a row is one
+
+
+def _points(column: _Column, most: int) -> Tensor:
+    """Different numbers of a column, or so many of its quantiles; around a constant, one to each side."""
+    levels = column.values.unique()
     if len(levels) == 1:
         return torch.stack([levels[0] - 1, levels[0] + 1])
     if len(levels) <= most:
         return levels
-    at = torch.linspace(0, len(column) - 1, most, dtype=column.dtype).round().long()
-    return column[at.to(column.device)].unique()
+    units = float(column.upto[-1]) / column.unit
+    at = (torch.linspace(0, max(units - 1, 0), most, dtype=levels.dtype, device=levels.device).round() + 0.5) * column.unit
+    return column.values[torch.searchsorted(column.upto[1:], at).clamp(max=len(column.values) - 1)].unique()
 
 
-def _scores(column: Tensor, points: Tensor, smoothing: float) -> Tensor:
-    below, upto = (torch.searchsorted(column, points, right=right) for right in (False, True))
-    rank = (below + upto).to(points) / (2 * len(column))
+def _scores(column: _Column, points: Tensor, smoothing: float) -> Tensor:
+    below, upto = (column.upto[torch.searchsorted(column.values, points, right=right)] for right in (False, True))
+    rank = (below + upto) / (2 * column.upto[-1])
     half_gap = (points[-1] - points[0]) / (2 * (len(points) - 1))
     uniform = (points - points[0] + half_gap) / (points[-1] - points[0] + 2 * half_gap)
     return torch.special.ndtri((rank + smoothing * uniform) / (1 + smoothing))

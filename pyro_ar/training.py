@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ar import families as _families
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.nets.own_states import OwnStates
+from pyro_ar.visible import read_rows
 
 __all__ = ["Fit", "fit", "load", "save"]
 
@@ -51,8 +53,8 @@ class Fit:
     history: list[tuple[float, float]] = field(default_factory=list, repr=False)
 
 
-def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None, *,
-        held_out: float | tuple[Tensor, ...] = 0.1, epochs: int = 200, batch_size: int = 128, lr: float = 1e-3,
+def fit(model: Any, x: Array, context: Array | None = None, visible: Array | None = None, *,
+        held_out: float | tuple[Array | None, ...] = 0.1, epochs: int = 200, batch_size: int = 128, lr: float = 1e-3,
         weight_decay: float = 0.0, patience: int = 20, seed: int = 0, progress: bool = True,
         folder: str | os.PathLike[str] | None = None, accelerator: str = "auto", devices: Any = 1) -> Fit:
     r"""Train a family by maximum likelihood, in place; the best weights are kept.
@@ -62,9 +64,9 @@ def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | 
 
     Args:
         model: The family to train (or an `OverOrders` around one).
-        x: `(N, *event)`; what is stored under a hidden cell is never read.
+        x: `(N, *event)`, a tensor, an array or a data frame; what is stored under a hidden cell is never read.
         context: `(N, context_dim)`, if the family has one.
-        visible: bool, `(N, *event)`, True = seen: training on incomplete rows.
+        visible: bool, `(N, *event)`, True = seen: training on incomplete rows. None: NaN hides a cell.
         held_out: The share of rows to hold out for early stopping, or held-out `(x[, context[, visible]])`.
         epochs: At most so many.
         batch_size: Rows per step.
@@ -100,9 +102,10 @@ def fit(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | 
                     patience=patience, seed=seed, progress=progress, accelerator=accelerator, devices=devices)
 
 
-def _rows(model: Any, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> dict[str, Tensor]:
+def _rows(model: Any, x: Array | None, context: Array | None = None, visible: Array | None = None) -> dict[str, Tensor]:
     """The columns of the data, checked to have the same rows."""
     event = tuple(model.event_shape)
+    (x, visible), context = read_rows(x, visible), as_tensor(context)
     require(isinstance(x, Tensor) and tuple(x.shape[1:]) == event and len(x) > 0, f"data must be rows of shape (N, {event})", x)
     dtype = next(model.parameters()).dtype
     rows = {"x": x.to(dtype)}

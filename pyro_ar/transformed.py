@@ -13,6 +13,7 @@ from torch import Size, Tensor
 from torch.distributions import biject_to, transform_to, transforms
 from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform, Transform
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.enumeration import refuse
 from pyro_ar.joint import Joint, shapes_of
@@ -96,7 +97,7 @@ class Transformed(Joint):
     def num_parameters(self) -> int:
         return self.joint.num_parameters + getattr(self.transform, "num_parameters", 0)
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
         z, log_slope = self._back(x)
         shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)

@@ -12,25 +12,29 @@ pattern of images serves rows of flattened images as `pattern.flatten(-2)`.
 import math
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from torch import Generator, Size, Tensor
 
+from pyro_ar.arrays import as_tensor
 from pyro_ar.checks import require
 
 __all__ = [
-    "border", "check_visible", "half", "partly_seen", "patch", "random", "stripes",
+    "border", "check_visible", "half", "partly_seen", "patch", "random", "read_rows", "stripes",
+    "training_rows",
 ]
 
 
-def check_visible(visible: Tensor, event_shape: Size) -> Tensor:
-    """The pattern with its event dimensions written out, `(*left, *event_shape)`.
+def check_visible(visible: Any, event_shape: Size) -> Tensor:
+    """The pattern, a tensor or an array, with its event dimensions written out, `(*left, *event_shape)`.
 
     Raises:
-        ValueError: Not a bool tensor, or its right dimensions do not broadcast to the event.
+        ValueError: Not bool, or its right dimensions do not broadcast to the event.
     """
     wanted = f"visible must be a bool tensor (True = seen) that broadcasts to the event shape {tuple(event_shape)}"
+    visible = as_tensor(visible)
     require(isinstance(visible, Tensor) and visible.dtype == torch.bool, wanted, visible)
     left = visible.shape[: max(visible.ndim - len(event_shape), 0)]
     right = visible.shape[len(left):]
@@ -39,12 +43,35 @@ def check_visible(visible: Tensor, event_shape: Size) -> Tensor:
     return visible.expand(left + event_shape)
 
 
-def partly_seen(x: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def read_rows(x: Any, visible: Any = None) -> tuple[Tensor, Tensor | None]:
+    """Rows and their pattern as tensors; where no pattern is given, NaN is the word for a hidden cell.
+
+    With a pattern, NaN under a visible cell stays what it is, an error of whoever reads it. All that takes rows, and patterns
+    beside them, reads both by this.
+
+    Returns:
+        The rows, and the pattern; None where nothing is hidden.
+
+    Example:
+        >>> read_rows(torch.tensor([[0.5, math.nan]]))[1]
+        tensor([[ True, False]])
+    """
+    x = as_tensor(x)
+    if visible is not None:
+        return x, as_tensor(visible)
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x, None
+    hidden = x.isnan()
+    return x, ~hidden if bool(hidden.any()) else None
+
+
+def partly_seen(x: Any, visible: Any) -> tuple[Tensor, Tensor | None]:
     """Rows `(N, *event)` with zeros where hidden, and their patterns written out; None where nothing is hidden.
 
     Raises:
         ValueError: `x` holds no rows, or `visible` does not broadcast to them.
     """
+    x, visible = read_rows(x, visible)
     if visible is None:
         return x, None
     require(isinstance(x, Tensor) and x.ndim >= 2 and x.numel() > 0, "data must be rows of shape (N, *event)", x)
@@ -53,6 +80,24 @@ def partly_seen(x: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor | Non
     require(left in ((), (1,), (len(x),)), f"visible must have one pattern, or one for each of the {len(x)} rows", visible)
     seen = seen.to(x.device).expand(x.shape)
     return (x, None) if bool(seen.all()) else (torch.where(seen, x, 0), seen)
+
+
+def training_rows(x: Any, visible: Any, weights: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`partly_seen`, and the weights `(*B, N)`, of the rows that count in some batch entry: what has weight zero is as if it were not there.
+
+    Raises:
+        ValueError: As `partly_seen`. Weights are checked by whoever knows what they mean.
+    """
+    x, seen = partly_seen(x, visible)
+    weights = None if weights is None else as_tensor(weights, x.device)
+    if not isinstance(weights, Tensor) or weights.ndim == 0 or weights.shape[-1] != len(x):
+        return x, seen, weights
+    counts = (weights != 0).reshape(-1, len(x)).any(0)
+    if bool(counts.all()) or not bool(counts.any()):
+        return x, seen, weights
+    x, weights = x[counts], weights[..., counts]
+    seen = None if seen is None or bool(seen[counts].all()) else seen[counts]
+    return x, seen, weights
 
 
 def random(event_shape: int | Sequence[int], fraction: float, rows: int | None = None,

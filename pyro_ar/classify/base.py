@@ -3,6 +3,7 @@ r"""What all classifiers share: reading partly seen rows, and predicting from lo
 import abc
 import math
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ import torch
 from pyro.distributions import Categorical
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import assert_all_finite
+from sklearn.utils import Tags, assert_all_finite, check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 from torch import Size, Tensor
 
+from pyro_ar.arrays import as_array, as_tensor, is_missing
 from pyro_ar.checks import require
 from pyro_ar.classify.known_rows import digests
-from pyro_ar.visible import check_visible
+from pyro_ar.visible import check_visible, read_rows
 
 __all__ = ["PartlySeenClassifier"]
 
@@ -29,9 +31,10 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     A final class implements `fit` (with `_read_training`) and `_log_posterior`.
 
     Shapes:
-        - `X` is numpy or torch, `(N, n)` or `(N, *event)`; rows may also come flattened.
-        - `visible` is bool, broadcastable to `X`; True = seen, None: all is seen. What is stored
-          under a hidden cell is never read. NaN in `X` is *not* taken for hidden: say `visible=~isnan(X)`.
+        - `X` is an array, a tensor or a data frame, `(N, n)` or `(N, *event)`; rows may also come flattened.
+        - `visible` is bool, broadcastable to `X`; True = seen. What is stored under a hidden cell is never read.
+        - Without `visible`, NaN in `X` (None, pd.NA in a data frame) is a hidden cell, in training and prediction, and all else is seen; so
+          incomplete tables pass through pipelines, cross-validation and searches. With it, NaN in a visible cell is an error.
 
     Attributes:
         classes_: The labels, sorted, `(C,)`.
@@ -44,6 +47,11 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     event_shape_: tuple[int, ...]
     n_features_in_: int
     training_rows_: np.ndarray
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     @abc.abstractmethod
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
@@ -83,6 +91,12 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         x = self._read_rows(X, reset=False)
         return x, self._read_visible(x, visible)
 
+    def _read_complete(self, X: Any) -> Tensor:
+        """Rows that must hold all their cells."""
+        x, seen = self._read(X, None)
+        require(seen is None, "complete rows are wanted here, without NaN", seen)
+        return x
+
     def _read_training(self, X: Any, y: Any, visible: Any) -> tuple[Tensor, Tensor | None, np.ndarray]:
         """Checked rows, pattern and labels; sets `n_features_in_` and `event_shape_`."""
         require(y is not None, f"{type(self).__name__} requires y to be passed, but the target y is None")
@@ -94,6 +108,23 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         self.training_rows_ = digests(x, seen)
         return x, seen, labels
 
+    def _read_weighted(self, X: Any, y: Any, visible: Any, sample_weight: Any) -> tuple[Tensor, Tensor | None, np.ndarray, Tensor]:
+        """`_read_training` of the rows that count, and what each of them counts, `(N,)` float64; rows of weight zero are no rows."""
+        x, seen, labels = self._read_training(X, y, visible)
+        if sample_weight is None:
+            return x, seen, labels, torch.ones(len(x), dtype=torch.float64, device=x.device)
+        weights = as_tensor(np.asarray(sample_weight) if isinstance(sample_weight, Sequence) else sample_weight).to(x.device, torch.float64)
+        if weights.ndim == 0:
+            weights = weights.expand(len(x))
+        require(weights.shape == (len(x),), f"sample_weight must hold one number for each of the {len(x)} rows", weights)
+        good = bool(weights.isfinite().all()) and bool((weights >= 0).all())
+        require(good, "sample_weight must be 0 or more and finite", float(weights.min()), float(weights.max()))
+        require(bool((weights > 0).any()), "sample_weight must hold a number above zero: there is no row left, all are zero")
+        counts = weights > 0
+        if seen is not None and len(seen) == len(x):
+            seen = None if bool(seen[counts].all()) else seen[counts]
+        return x[counts], seen, labels[counts.cpu().numpy()], weights[counts]
+
     def _read_rows(self, X: Any, *, reset: bool) -> Tensor:
         """`(N, *event)`, floating: float32 and float64 stay, the rest becomes float64 as in scikit-learn."""
         if isinstance(X, Tensor):
@@ -102,11 +133,19 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             X, event = _flatten(X)
             if not reset and event != self.event_shape_ and len(event) > 1:
                 require(False, f"X must have rows of shape {self.event_shape_}", (len(X), *event))
-            rows = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+            rows = self._check_rows(X, reset=reset)
             x = torch.tensor(np.ascontiguousarray(rows))  # torch reads no flipped views
             if reset:
                 self.event_shape_ = event or (rows.shape[1],)
         return x.reshape(len(x), *self.event_shape_)
+
+    def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Flat rows by scikit-learn's checks, missing values as NaN; remembers the names of columns."""
+        options: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": False}
+        if not hasattr(X, "columns"):
+            return validate_data(self, _with_nan(X), reset=reset, **options)
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        return check_array(as_array(X), estimator=self, **options)
 
     def _check_tensor(self, X: Tensor, *, reset: bool) -> Tensor:
         name = type(self).__name__
@@ -122,24 +161,21 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     def _read_visible(self, x: Tensor, visible: Any) -> Tensor | None:
         """The pattern `(N or 1, *event)`, or None where nothing is hidden; checks that visible cells are finite."""
-        seen = None
-        if visible is not None:
-            seen = self._check_pattern(visible).to(x.device)
+        seen = self._check_pattern(visible).to(x.device) if visible is not None else read_rows(x)[1]
+        if seen is not None:
             require(seen.shape[0] in (1, len(x)), f"visible must have one pattern, or one for each of the {len(x)} rows", seen)
         bad = ~x.isfinite() if seen is None else ~x.isfinite() & seen
         if bool(bad.any()):
             row = int(bad.flatten(1).any(1).nonzero()[0])
-            require(False, "X must be finite where it is visible: no NaN, no infinity; say which cells are hidden, "
-                    "for example with visible=~isnan(X)", f"one in row {row}")
+            require(False, "X must be finite where it is visible: no NaN, no infinity; say which cells are hidden, for example with visible=~isnan(X) "
+                    "or by NaN alone, without visible", f"one in row {row}")
         return None if seen is None or bool(seen.all()) else seen
 
     def _check_pattern(self, visible: Any) -> Tensor:
         """The pattern `(rows or 1, *event)`."""
         check_is_fitted(self)
-        if not isinstance(visible, Tensor):
-            visible = np.asarray(visible)
-            require(visible.dtype == bool, "visible must be bool (True = seen)", str(visible.dtype), visible.shape)
-        seen = visible if isinstance(visible, Tensor) else torch.from_numpy(visible.copy())
+        seen = as_tensor(visible if isinstance(visible, Tensor) else np.asarray(visible))
+        require(seen.dtype == torch.bool, "visible must be bool (True = seen)", seen)
         event = Size(self.event_shape_)
         if len(event) > 1 and seen.ndim <= 2 and seen.shape[-1:] == (self.n_features_in_,):  # flattened rows
             seen = seen.reshape(*seen.shape[:-1], *event)
@@ -168,3 +204,11 @@ def _flatten(X: Any) -> tuple[Any, tuple[int, ...]]:
     if X.ndim > 2 and math.prod(X.shape[1:]):
         return np.asarray(X).reshape(len(X), math.prod(X.shape[1:])), tuple(X.shape[1:])
     return X, tuple(X.shape[1:])
+
+
+def _with_nan(X: Any) -> Any:
+    """The same with NaN for the missing among objects; whatever else they are scikit-learn sees to."""
+    if getattr(X, "dtype", None) != object:
+        return X
+    missing = np.frompyfunc(is_missing, 1, 1)(X).astype(bool)
+    return np.where(missing, np.nan, X) if missing.any() else X

@@ -53,36 +53,41 @@ class Recipe:
         """What the target of its class adds to the scatter of a component."""
         return self.prior_rows * WITHIN * self.to_scale * target
 
-    def shares(self, z: Tensor, random: np.random.RandomState) -> list[Tensor]:
+    def shares(self, z: Tensor, weights: Tensor, random: np.random.RandomState) -> list[Tensor]:
         """Ones and zeros `(N, k)`: the clusters of the rows, for each number of components."""
         different = len(z.unique(dim=0))
-        return [torch.nn.functional.one_hot(_clusters(z, min(k, different), random), k).to(z) for k in self.numbers]
+        return [torch.nn.functional.one_hot(_clusters(z, weights, min(k, different), random), k).to(z) for k in self.numbers]
 
 
-def fit_complete(recipe: Recipe, scores: list[Tensor], moved: Callable[[int], Tensor], random: np.random.RandomState) -> Mixture:
+def fit_complete(recipe: Recipe, scores: list[Tensor], weights: list[Tensor], moved: Callable[[int], Tensor],
+                 random: np.random.RandomState) -> Mixture:
     """Mixture of batch shape `(C,)`.
 
     Args:
         recipe: Settings.
         scores: Rows of each class, `(N, D)`.
+        weights: What each of them counts, `(N,)`.
         moved: Copies `(M, N, D)` of the rows of a class that widen its components.
         random: Of k-means.
     """
-    covariances = torch.stack([covariance_around(z, z.mean(0)) for z in scores])
-    share = torch.tensor([len(z) for z in scores]).to(covariances)
+    covariances = torch.stack([covariance_around(z, w @ z / w.sum(), w) for z, w in zip(scores, weights, strict=True)])
+    share = torch.stack([w.sum() for w in weights])
     targets = recipe.targets(covariances, share / share.sum())
-    parts = [_fit_class(recipe, z, moved(c), target, random) for c, (z, target) in enumerate(zip(scores, targets, strict=True))]
+    parts = [_fit_class(recipe, z, w, moved(c), target, random) for c, (z, w, target) in enumerate(zip(scores, weights, targets, strict=True))]
     log_weights, *form = (torch.stack(t) for t in zip(*parts, strict=True))
     return Mixture(log_weights, recipe.joint(*form))
 
 
-def _fit_class(recipe: Recipe, z: Tensor, moved: Tensor, target: Tensor, random: np.random.RandomState) -> list[Tensor]:
+def _fit_class(recipe: Recipe, z: Tensor, w: Tensor, moved: Tensor, target: Tensor, random: np.random.RandomState) -> list[Tensor]:
     """Log weights `(K,)`, centres and scale matrices (or their factors and diagonals) of all mixtures of one class."""
     found = []
-    for own in recipe.shares(z, random):
-        weights, *form = _components(recipe, z, moved, target, own, own)
+    centre = w @ z / w.sum()
+    for share in recipe.shares(z, w, random):
+        own = share * w[:, None]
+        weights, *form = _components(recipe, z, centre, moved, target, own, own)
         for _ in range(recipe.em_steps or 0):
-            weights, *form = _components(recipe, z, moved, target, *_expect(recipe, z, weights, *form))
+            own, pull = (w[:, None] * t for t in _expect(recipe, z, weights, *form))
+            weights, *form = _components(recipe, z, centre, moved, target, own, pull)
         found.append((weights.log() - math.log(len(recipe.numbers)), *form))
     return [torch.cat(t) for t in zip(*found, strict=True)]
 
@@ -95,9 +100,9 @@ def _expect(recipe: Recipe, z: Tensor, weights: Tensor, *form: Tensor) -> tuple[
     return own, own * (recipe.df + z.shape[1]) / (recipe.df + q)
 
 
-def _components(recipe: Recipe, z: Tensor, moved: Tensor, target: Tensor, own: Tensor, pull: Tensor) -> tuple[Tensor, ...]:
-    """Weights `(k,)`, centres `(k, D)` and scale matrices `(k, D, D)` (or factors, diagonals) from shares `(N, k)`."""
-    n, centre, matrices = own.sum(0), z.mean(0), []
+def _components(recipe: Recipe, z: Tensor, centre: Tensor, moved: Tensor, target: Tensor, own: Tensor, pull: Tensor) -> tuple[Tensor, ...]:
+    """Weights `(k,)`, centres `(k, D)` and scale matrices `(k, D, D)` (or factors, diagonals) from shares `(N, k)`, weighted."""
+    n, matrices = own.sum(0), []
     loc = (pull.T @ z + CENTRE_ROWS * centre) / (pull.sum(0) + CENTRE_ROWS)[:, None]
     # EM estimates the scale matrix; the closed form a covariance, which is df / (df - 2) times it.
     of_rows = recipe.to_scale if pull is own else 1.0
@@ -116,18 +121,24 @@ def _components(recipe: Recipe, z: Tensor, moved: Tensor, target: Tensor, own: T
     return weights, loc, *(torch.stack(t) for t in zip(*matrices, strict=True))
 
 
-def _clusters(z: Tensor, k: int, random: np.random.RandomState) -> Tensor:
-    """Numbers of the clusters `(N,)`."""
+def _clusters(z: Tensor, w: Tensor, k: int, random: np.random.RandomState) -> Tensor:
+    """Numbers of the clusters `(N,)`; the same whether a row is repeated or weighs more, in whatever order rows come."""
     if k == 1:
         return torch.zeros(len(z), dtype=torch.long, device=z.device)
-    found = KMeans(k, n_init=2, random_state=random.randint(2**31)).fit_predict(z.cpu().numpy())
+    k_means = KMeans(k, n_init=2, random_state=random.randint(2**31))
+    rows, which = z.round(decimals=9).unique(dim=0, return_inverse=True)  # what EM expects of equal rows differs by rounding
+    if len(rows) == len(z) and bool((w == 1).all()):
+        found = k_means.fit_predict(z.cpu().numpy())
+    else:
+        counts = torch.zeros(len(rows), dtype=torch.float64, device=z.device).index_add(0, which, w.double())
+        found = k_means.fit_predict(rows.cpu().numpy(), sample_weight=counts.cpu().numpy())[which.cpu().numpy()]
     return torch.from_numpy(found).long().to(z.device)
 
 
-def covariance_around(rows: Tensor, centre: Tensor) -> Tensor:
-    """Mean of the squared errors, `(D, D)`."""
+def covariance_around(rows: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the squared errors, `(D, D)`."""
     error = rows - centre
-    return error.T @ error / len(rows)
+    return (error * weights[:, None]).T @ error / weights.sum()
 
 
 def _towards_identity(V: Tensor, shrinkage: float) -> Tensor:

@@ -93,6 +93,7 @@ class GenerativeClassifier(PartlySeenClassifier):
     likelihood_: Any
     joint_: Mixture
     pattern_: Any
+    _takes_weights = True
 
     def __init__(self, likelihood: Any, num_classes: int | None = None, *, prior: Any = None,
                  fit_options: Mapping[str, Any] | None = None, train: Callable[..., Any] | None = None, pattern: Any = None,
@@ -105,21 +106,27 @@ class GenerativeClassifier(PartlySeenClassifier):
         self.pattern = pattern
         self.pattern_options = pattern_options
 
-    def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, visible: Any = None, sample_weight: Any = None) -> Self:
         """Fit the joint of each class and the prior.
 
         Args:
             X: Rows.
             y: One label per row.
-            visible: Training patterns; what is hidden is never read. Closed forms become EM, in `from_data`.
+            visible: Training patterns; what is hidden is never read. None: NaN hides a cell. Closed forms become EM, in `from_data`.
+            sample_weight: `(N,)`, 0 or more, for likelihoods that are fitted in closed form: a row of weight 2 is two equal rows, one of weight 0
+                is no row. Their scale matters where priors are worth rows (`pseudocount`, `MixtureDiscriminantAnalysis`), and nowhere else.
 
         Raises:
-            ValueError: Bad rows or labels, or hidden cells where the fit cannot use them.
+            ValueError: Bad rows, labels or weights, or hidden cells or weights where the fit cannot use them.
         """
-        x, seen, labels = self._read_training(X, y, visible)
+        x, seen, labels, weights = self._read_weighted(X, y, visible, sample_weight)
         self.classes_ = sorted_classes(labels, self._wanted_classes())
+        if sample_weight is not None:
+            closed = not isinstance(self._likelihood()[0], nn.Module)
+            require(closed and self._takes_weights, f"{type(self).__name__} trains its likelihood by steps, which take no sample_weight")
         index = torch.from_numpy(np.searchsorted(self.classes_, labels)).to(x.device)
-        return self._fit_shares(x, nn.functional.one_hot(index, len(self.classes_)).to(x.dtype), seen)
+        shares = nn.functional.one_hot(index, len(self.classes_)) * weights[:, None]
+        return self._fit_shares(x, shares.to(x.dtype), seen)
 
     def _fit_shares(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Self:
         """Fit to checked rows that belong to the classes in shares, `(N, C)`."""

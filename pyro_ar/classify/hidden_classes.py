@@ -30,7 +30,7 @@ def fit_hidden(recipe: Recipe, z: Tensor, visible: Tensor, context: Tensor, move
         recipe: Settings.
         z: Rows `(N, D)`, zeros where hidden.
         visible: `(N, D)`.
-        context: One-hot classes, `(N, C)`.
+        context: What each row counts in its class, zero in the others, `(N, C)`.
         moved: Gives copies `(M, N, D)`, moved, of rows whose hidden cells are filled.
         random: Of k-means.
     """
@@ -38,14 +38,14 @@ def fit_hidden(recipe: Recipe, z: Tensor, visible: Tensor, context: Tensor, move
     z, context = z.double(), context.double()
     gaussians = _low_rank_gaussians if recipe.rank else _full_gaussians
     filled, covariances, form = gaussians(recipe, z, visible, context, label)
-    targets = recipe.targets(covariances, context.mean(0))
+    targets, weights = recipe.targets(covariances, context.sum(0) / context.sum()), context.sum(1)
     parts = []
     for c, target in enumerate(targets):
         mine = label == c
-        own = torch.cat(recipe.shares(filled[mine], random), -1)
+        own = torch.cat(recipe.shares(filled[mine], weights[mine], random), -1)
         options: dict[str, Any] = {
             "centre": form[0][c], "centre_rows": CENTRE_ROWS, "prior": recipe.prior(target), "prior_rows": recipe.prior_rows,
-            "shrinkage": recipe.shrinkage, "shift_weight": SHIFT_WEIGHT, "weight_rows": WEIGHT_ROWS}
+            "shrinkage": recipe.shrinkage, "shift_weight": SHIFT_WEIGHT, "weight_rows": WEIGHT_ROWS, "weights": weights[mine]}
         kind = LowRankHiddenMixture if recipe.rank else DenseHiddenMixture
         steps = LOW_RANK_STEPS if recipe.rank else HIDDEN_STEPS
         mixture = kind(z[mine], visible[mine], moved(filled[mine]), recipe.numbers, recipe.df, **options)
@@ -63,8 +63,9 @@ _Start = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
 def _full_gaussians(recipe: Recipe, z: Tensor, visible: Tensor, context: Tensor, label: Tensor) -> _Start:
     loc, gaussians = fit_incomplete(z, visible, context.T, shrinkage=recipe.shrinkage, pooling=recipe.pooling, em_steps=GAUSSIAN_STEPS)
-    expected = expect(loc, gaussians, z, visible, label, z.new_ones(len(z)), pairs_of(visible, label))
-    covariances = torch.stack([s / (label == c).sum() + covariance_around(expected.rows[label == c], loc[c])
+    weights = context.sum(1)
+    expected = expect(loc, gaussians, z, visible, label, weights, pairs_of(visible, label))
+    covariances = torch.stack([s / weights[label == c].sum() + covariance_around(expected.rows[label == c], loc[c], weights[label == c])
                                for c, s in enumerate(expected.spread)])
     return expected.rows, covariances, (loc, gaussians)
 

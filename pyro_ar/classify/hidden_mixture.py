@@ -35,14 +35,17 @@ class HiddenMixture(abc.ABC):
         shrinkage: Towards a multiple of the identity, from 0 to 1.
         shift_weight: Of the moved copies together.
         weight_rows: Added to the rows of each component.
+        weights: What each row counts, `(N,)`; None: 1.
     """
 
     log_weights: Tensor
     form: tuple[Tensor, ...]
 
     def __init__(self, z: Tensor, visible: Tensor, moved: Tensor, numbers: Sequence[int], df: float, *, centre: Tensor,
-                 centre_rows: float, prior: Tensor, prior_rows: float, shrinkage: float, shift_weight: float, weight_rows: float) -> None:
+                 centre_rows: float, prior: Tensor, prior_rows: float, shrinkage: float, shift_weight: float, weight_rows: float,
+                 weights: Tensor | None = None) -> None:
         self.z, self.visible, self.moved, self.numbers, self.df = z, visible, moved, list(numbers), df
+        self.weights = z.new_ones(len(z)) if weights is None else weights
         self.centre, self.centre_rows, self.prior, self.prior_rows = centre, centre_rows, prior, prior_rows
         self.shift_weight, self.weight_rows = shift_weight if len(moved) else 0.0, weight_rows
         self.shrinkage = min(shrinkage, 1 - 1e-9)  # worth finitely many rows
@@ -68,14 +71,14 @@ class HiddenMixture(abc.ABC):
     def objective(self) -> float:
         """Log-likelihood of the visible cells under every mixture, and the log of the priors, up to a constant."""
         weights = [w.log_softmax(-1).sum() for w in self.log_weights.split(self.numbers)]
-        return float(self._log_shares()[1].sum()) + self.weight_rows * float(sum(weights)) - self._price()
+        return float((self.weights[:, None] * self._log_shares()[1]).sum()) + self.weight_rows * float(sum(weights)) - self._price()
 
     def _pairs(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and components that belong together, and the shares."""
+        """Rows and components that belong together, and the shares, weighted."""
         kept = [torch.where(part > LEAST_SHARE, part, 0) for part in own.split(self.numbers, -1)]
         own = torch.cat([part / part.sum(-1, keepdim=True) for part in kept], -1)
         row, entry = own.nonzero().unbind(1)
-        return row, entry, own[row, entry]
+        return row, entry, own[row, entry] * self.weights[row]
 
     def _log_shares(self) -> tuple[Tensor, Tensor]:
         """Log shares `(N, K)`, and the log-likelihoods `(N, M)` of the rows under each mixture."""

@@ -77,27 +77,28 @@ class LogisticRegression(PartlySeenClassifier):
         self.C = C
         self.max_iter = max_iter
 
-    def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, visible: Any = None, sample_weight: Any = None) -> Self:
         """Fit the weights, and what fills hidden cells.
 
         Args:
             X: Rows.
             y: One label per row.
-            visible: Training patterns; hidden cells are filled.
+            visible: Training patterns; hidden cells are filled. None: NaN hides a cell.
+            sample_weight: `(N,)`, 0 or more: a row of weight 2 is two equal rows, beside a penalty that stays as it is; one of weight 0 is no row.
 
         Raises:
             ValueError: Bad rows, labels or arguments.
         """
         require(isinstance(self.C, int | float) and self.C > 0, "C must be more than 0", self.C)
-        x, seen, labels = self._read_training(X, y, visible)
+        x, seen, labels, weights = self._read_weighted(X, y, visible, sample_weight)
         self.classes_ = np.unique(labels)
-        self.fill_ = self._fit_fill(x, labels, seen)
+        self.fill_ = self._fit_fill(x, labels, seen, weights)
         rows = self._filled(x, seen).flatten(1).detach()
-        self.mean_, self.scale_ = rows.mean(0), column_units(rows)
+        self.mean_, self.scale_ = means_of(rows, None, weights), column_units(rows)
         self.regression_, self.n_iter_ = None, np.zeros(1, dtype=int)
         if len(self.classes_) > 1:
             regression = linear_model.LogisticRegression(C=self.C, max_iter=self.max_iter)
-            self.regression_ = regression.fit(self._scaled(rows).cpu().numpy(), labels)
+            self.regression_ = regression.fit(self._scaled(rows).cpu().numpy(), labels, sample_weight=weights.cpu().numpy())
             self.n_iter_ = regression.n_iter_
         return self
 
@@ -142,15 +143,15 @@ class LogisticRegression(PartlySeenClassifier):
         require(self.fill is not None, "LogisticRegression must be told how to fill hidden cells: fill='mean', fill='zero', "
                 "a joint, or a GenerativeClassifier")
 
-    def _fit_fill(self, x: Tensor, labels: np.ndarray, seen: Tensor | None) -> Any:
+    def _fit_fill(self, x: Tensor, labels: np.ndarray, seen: Tensor | None, weights: Tensor) -> Any:
         fill = self.fill
         if fill is None:
             return None
         if isinstance(fill, str):
             require(fill in ("mean", "zero"), "fill must be 'mean', 'zero', a joint, a GenerativeClassifier, or None", fill)
-            return means_of(x, seen) if fill == "mean" else torch.zeros_like(x[0])
+            return means_of(x, seen, weights) if fill == "mean" else torch.zeros_like(x[0])
         if isinstance(fill, GenerativeClassifier):
-            return clone(fill).fit(x, labels, visible=seen)
+            return clone(fill).fit(x, labels, seen, weights if bool((weights != 1).any()) else None)
         require(isinstance(fill, Joint) and not fill.batch_shape and fill.event_shape.numel() == self.n_features_in_,
                 f"fill must be 'mean', 'zero', a GenerativeClassifier, or a joint over {self.n_features_in_} cells without "
                 "batch dimensions", fill)
@@ -187,9 +188,12 @@ def _complete_by_classes(classifier: GenerativeClassifier, x: Tensor, visible: T
     return torch.where(visible, x, torch.einsum("nc,nc...->n...", weights, each).to(x))
 
 
-def means_of(x: Tensor, seen: Tensor | None) -> Tensor:
-    """The mean of each cell over the rows that show it, 0 where none does."""
-    if seen is None:
-        return x.mean(0)
-    seen = seen.expand(x.shape)
-    return torch.where(seen, x, 0).sum(0) / seen.sum(0).clamp(min=1)
+def means_of(x: Tensor, seen: Tensor | None, weights: Tensor | None = None) -> Tensor:
+    """The weighted mean of each cell over the rows that show it, 0 where none does."""
+    if weights is None:
+        weights = x.new_ones(len(x))
+    each = weights.to(x).reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+    if seen is not None:
+        x, each = torch.where(seen, x, 0), each * seen
+    mass = each.sum(0)
+    return (each * x).sum(0) / torch.where(mass > 0, mass, 1)

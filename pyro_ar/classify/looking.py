@@ -72,7 +72,8 @@ def information_gain(classifier: GenerativeClassifier, X: Any, visible: Any = No
     Args:
         classifier: A fitted `GenerativeClassifier`, without `pattern`.
         X: As in `predict`.
-        visible: As in `predict`; None: nothing is seen yet (all else would tell nothing).
+        visible: As in `predict`. None: NaN in X is hidden and all else is seen, as in `predict`; of X without any NaN nothing is seen yet (all
+            else would tell nothing).
         tolerance: Of real cells, in nats.
 
     Raises:
@@ -106,7 +107,7 @@ def reveal(classifier: GenerativeClassifier, X: Any, order: Any = "greedy", visi
 
     Args:
         classifier: A fitted `GenerativeClassifier`, without `pattern`.
-        X: Rows with all cells known: what is hidden is looked up here.
+        X: Rows with all cells known, without NaN: what is hidden is looked up here.
         order: 'greedy', or positions of cells in the flattened event, `(k,)` for all rows or `(N, k)`; visible ones may not
             be among them.
         visible: What is seen at the beginning; None: nothing.
@@ -126,7 +127,7 @@ def reveal(classifier: GenerativeClassifier, X: Any, order: Any = "greedy", visi
         (tensor([[0, 1]]), tensor([0.5000, 0.7500, 0.7500], dtype=torch.float64))
     """
     x, seen = _rows(classifier, X, visible)
-    require(bool(x.isfinite().all()), "reveal looks hidden cells up in X, so all of X must be finite")
+    require(bool(x.isfinite().all()), "reveal looks hidden cells up in X, so all of X must be finite: no NaN, say what is hidden by visible=")
     greedy = isinstance(order, str)
     require(not greedy or order == "greedy", "order must be 'greedy' or positions of cells", order)
     places = None if greedy else _places(order, seen)
@@ -159,9 +160,9 @@ def _rows(classifier: GenerativeClassifier, X: Any, visible: Any) -> tuple[Tenso
     check_is_fitted(classifier)
     require(getattr(classifier, "pattern_", None) is None, "looking wants a classifier without a model of the pattern: a cell that was "
             "looked up is not one that happened to be seen")
-    if visible is None:
-        visible = torch.zeros(1, *classifier.event_shape_, dtype=torch.bool)
     x, seen = classifier._read(X, visible)
+    if visible is None and seen is None:
+        seen = torch.zeros(1, *classifier.event_shape_, dtype=torch.bool, device=x.device)
     x = x.flatten(1)
     everything = torch.ones_like(x, dtype=torch.bool)
     return x, everything if seen is None else seen.flatten(1).expand(x.shape)

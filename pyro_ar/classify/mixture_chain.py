@@ -72,6 +72,7 @@ class MixtureChainClassifier(GenerativeClassifier):
         array([1])
     """
 
+    _takes_weights = False
     mixture_: MixtureDiscriminantAnalysis
     history_: list[float]
 

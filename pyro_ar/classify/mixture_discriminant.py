@@ -140,13 +140,15 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
 
     # Fitting.
 
-    def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, visible: Any = None, sample_weight: Any = None) -> Self:
         """Fit the mixture of each class and the prior.
 
         Args:
             X: Rows.
             y: One label per row.
-            visible: Training patterns; what is hidden is never read.
+            visible: Training patterns; what is hidden is never read. None: NaN hides a cell.
+            sample_weight: `(N,)`: a row of weight 2 is two equal rows, one of weight 0 is no row. Their scale matters, as 3 rows of the centre and
+                `prior_rows` do not change. `select` splits the rows as they are, weights with them, so there a repeated row is more than a heavier one.
 
         Raises:
             ValueError: Bad rows, labels or settings.
@@ -154,8 +156,8 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         self._check_settings()
         self._settings = {name: getattr(self, name) for name in GRID}
         if self.select:
-            self._settings = self._selected(X, y, visible)
-        super().fit(X, y, visible)
+            self._settings = self._selected(X, y, visible, sample_weight)
+        super().fit(X, y, visible, sample_weight)
         self.settings_ = self.__dict__.pop("_settings")
         return self
 
@@ -182,7 +184,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         require(not empty, "every class needs at least one training row", f"none of {self.classes_[empty].tolist()}")
         rows = x.flatten(1)
         seen = None if visible is None else visible.flatten(1).expand(rows.shape)
-        self.transform_ = self._fit_transform(rows, seen)
+        self.transform_ = self._fit_transform(rows, seen, context.sum(1))
         mixture = self._fit_mixture(rows, seen, context)
         if self.transform_ is None:
             return mixture
@@ -190,9 +192,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         joint._check_value(rows[:, None], None if seen is None else seen[:, None])  # some of torch's inverses leave their image
         return joint
 
-    def _fit_transform(self, rows: Tensor, seen: Tensor | None) -> Transform | None:
+    def _fit_transform(self, rows: Tensor, seen: Tensor | None, weights: Tensor) -> Transform | None:
         chosen = self._settings["feature_transform"]
-        return RankNormal.from_data(rows, visible=seen) if isinstance(chosen, str) else chosen
+        return RankNormal.from_data(rows, visible=seen, weights=weights) if isinstance(chosen, str) else chosen
 
     def _scores(self, rows: Tensor) -> Tensor:
         return rows if self.transform_ is None else self.transform_.inv(rows)
@@ -213,7 +215,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         z = z / unit
         if seen is None:
             classes = [label == c for c in range(context.shape[1])]
-            mixture = fit_complete(recipe, [z[mine] for mine in classes], lambda c: self._scores(shifted(rows[classes[c]], shape)) / unit, random)
+            weights = [context[mine, c] for c, mine in enumerate(classes)]
+            mixture = fit_complete(recipe, [z[mine] for mine in classes], weights,
+                                   lambda c: self._scores(shifted(rows[classes[c]], shape)) / unit, random)
         else:
             filled = torch.where(seen, z, 0)
             mixture = fit_hidden(recipe, filled, seen, context, lambda z: self._scores(shifted(self._values(z * unit), shape)) / unit, random)
@@ -226,9 +230,9 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
 
     # Choosing.
 
-    def _selected(self, X: Any, y: Any, visible: Any) -> dict[str, Any]:
+    def _selected(self, X: Any, y: Any, visible: Any, sample_weight: Any) -> dict[str, Any]:
         """The settings of `GRID` with the best log score on held-out rows, over shares of hidden cells."""
-        x, seen, labels = self._read_training(X, y, visible)
+        x, seen, labels, weights = self._read_weighted(X, y, visible, sample_weight)
         require_rows(labels, 2, "`select` holds out a quarter of the rows, and wants")
         random = check_random_state(0 if self.random_state is None else self.random_state)
         split = StratifiedShuffleSplit(1, test_size=0.25, random_state=random.randint(2**31))
@@ -241,10 +245,10 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         best, chosen = -math.inf, {}
         for values in itertools.product(*({getattr(self, name): None} | dict.fromkeys(GRID[name]) for name in GRID)):
             settings = dict(zip(GRID, values, strict=True))
-            trial = clone(self).set_params(select=False, **settings).fit(x[train], labels[train], None if mine is None else mine[train])
+            trial = clone(self).set_params(select=False, **settings).fit(x[train], labels[train], None if mine is None else mine[train], weights[train])
             true = np.searchsorted(trial.classes_, labels[test])
             log_p = [trial.predict_log_proba(x[test], v)[np.arange(len(test)), true] for v in patterns]
-            score = float(np.mean(log_p))
+            score = float(np.average(np.mean(log_p, 0), weights=weights[test].cpu().numpy()))
             if score > best:
                 best, chosen = score, settings
         return chosen

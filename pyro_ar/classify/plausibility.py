@@ -73,7 +73,7 @@ class Plausibility(BaseEstimator):
         """
         require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)", self.classifier)
         require(self.max_reference >= 1, "max_reference must be 1 or more", self.max_reference)
-        x, _ = self.classifier._read(X, None)
+        x = self.classifier._read_complete(X)
         require_new(self.classifier, x[:self.max_reference], None, why="its own training rows look more plausible to it than new ones, and most of these would look strange")
         self.reference_ = x[:self.max_reference]
         return self

@@ -10,12 +10,14 @@ import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.comparison.pointwise import pointwise_log_likelihood
 from pyro_ar.comparison.recipes import TableModel, fit_recipe
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
 from pyro_ar.tables.counts import check_data
+from pyro_ar.visible import read_rows
 
 __all__ = ["Difference", "average", "cross_validate", "folds_of", "held_out_score", "paired_difference", "share_states", "stacking_weights"]
 
@@ -27,7 +29,7 @@ class Difference(NamedTuple):
     error: float
 
 
-def held_out_score(joint: Joint, x: Tensor, visible: Tensor | None = None, *, what: str = "the joint") -> Tensor:
+def held_out_score(joint: Joint, x: Array, visible: Array | None = None, *, what: str = "the joint") -> Tensor:
     r"""Log p of each row, `(N,)`, in nats; `x` must be rows that the joint was not fitted to.
 
     Raises:
@@ -48,12 +50,12 @@ def folds_of(rows: int, folds: int, seed: int = 0) -> Tensor:
     return torch.randperm(rows, generator=Generator().manual_seed(seed)) % folds
 
 
-def cross_validate(recipes: Mapping[str, Any], x: Tensor, *, folds: int = 5, seed: int = 0, progress: bool = False) -> dict[str, Tensor]:
+def cross_validate(recipes: Mapping[str, Any], x: Array, *, folds: int = 5, seed: int = 0, progress: bool = False) -> dict[str, Tensor]:
     r"""Log p(x_i | the rows of the other folds) of each row, `(N,)` in nats, by recipe; all meet the same folds.
 
     Args:
         recipes: By name; see `recipes`.
-        x: `(N, *E)`.
+        x: `(N, *E)`, complete rows.
         folds: How many.
         seed: Of the folds.
         progress: Show a bar.
@@ -62,7 +64,9 @@ def cross_validate(recipes: Mapping[str, Any], x: Tensor, *, folds: int = 5, see
         ValueError: No recipes, bad folds, or a recipe that cannot be fitted or scored.
     """
     require(len(recipes) > 0, "cross_validate wants at least one recipe")
+    x, seen = read_rows(x)
     require(isinstance(x, Tensor) and x.ndim >= 2, "data must be rows of shape (N, *event)", x)
+    require(seen is None, "recipes are fitted to whole rows, without NaN", x)
     fold = folds_of(len(x), folds, seed)
     recipes = share_states(recipes, x)
     scores = {name: torch.empty(len(x), dtype=torch.float64) for name in recipes}

@@ -12,16 +12,17 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
-from pyro_ar.visible import check_visible
+from pyro_ar.visible import check_visible, read_rows
 
 __all__ = ["model_log_likelihood", "pointwise_log_likelihood"]
 
 MAX_NUMBERS = 2**22  # rows x draws x variables of one chunk
 
 
-def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = None, *, what: str = "the model") -> Tensor:
+def pointwise_log_likelihood(joint: Joint, x: Array, visible: Array | None = None, *, what: str = "the model") -> Tensor:
     r"""Log p(x_n | draw), or log p(x_n visible | draw), in nats.
 
     Components of a `Mixture` (the classes of a classifier) are summed out, each row by itself.
@@ -33,7 +34,7 @@ def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = N
     Args:
         joint: The draws are its batch dimensions.
         x: The rows.
-        visible: bool, True = seen; None: all is seen.
+        visible: bool, True = seen; None: all is seen but NaN.
         what: The model's name, for messages.
 
     Raises:
@@ -47,6 +48,7 @@ def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = N
         torch.Size([5, 4])
     """
     event = tuple(joint.event_shape)
+    x, visible = read_rows(x, visible)
     require(isinstance(x, Tensor) and x.ndim == 1 + len(event) and tuple(x.shape[1:]) == event and len(x) > 0,
             f"{what} scores one or more rows of its event shape {event}", x)
     if visible is not None:
@@ -69,12 +71,13 @@ def pointwise_log_likelihood(joint: Joint, x: Tensor, visible: Tensor | None = N
     return check_finite(torch.cat(parts).movedim(0, -1), what)
 
 
-def cells(visible: Tensor, x: Tensor) -> Tensor:
+def cells(visible: Array, x: Tensor) -> Tensor:
     """The pattern with the shape of the rows.
 
     Raises:
         ValueError: No bool tensor, or it does not broadcast to the rows.
     """
+    visible = as_tensor(visible, x.device)
     require(isinstance(visible, Tensor) and visible.ndim <= x.ndim, f"visible must broadcast to the rows {tuple(x.shape)}", visible)
     return check_visible(visible, x.shape)
 

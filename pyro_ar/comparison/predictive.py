@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
 from pyro_ar.bayesian import Posterior
 from pyro_ar.checks import counted, one_line, require
@@ -28,7 +29,7 @@ APPROXIMATE = "approximate"  # said of draws of a guide
 PICKED = "exact posterior of the tree that these rows pick"
 
 
-def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, *, likelihood: Callable[..., Joint] | None = None,
+def to_inference_data(posterior: Any, x: Array, visible: Array | None = None, *, likelihood: Callable[..., Joint] | None = None,
                       model: Callable[..., Any] | None = None, model_args: tuple[Any, ...] | None = None, plate: str = "rows",
                       num_draws: int = 1000, how: str | None = None) -> Any:
     r"""ArviZ data (`InferenceData` of 0.23, `DataTree` of 1.x) with one log-likelihood per draw and row.
@@ -69,6 +70,7 @@ def to_inference_data(posterior: Any, x: Tensor, visible: Tensor | None = None, 
         >>> loo(data).pointwise.shape
         torch.Size([50])
     """
+    x, visible = as_tensor(x), as_tensor(visible)
     require(isinstance(x, Tensor) and x.ndim >= 1 and len(x) > 0, "x must be one or more rows", x)
     require(isinstance(num_draws, int) and num_draws >= 2, "num_draws must be 2 or more: one draw is no posterior", num_draws)
     stats: dict[str, np.ndarray] = {}
@@ -284,7 +286,7 @@ def loo(data: Any) -> Loo:
                f"PSIS-LOO ({how or 'draws as given'})")
 
 
-def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: int = 20) -> Loo:
+def refit_bad(found: Loo, x: Array, refit: Callable[[Tensor], Any], *, limit: int = 20) -> Loo:
     r"""Replace the scores that are not to be trusted, worst first, by exact ones: fit without the row, score it.
 
     Args:
@@ -296,6 +298,7 @@ def refit_bad(found: Loo, x: Tensor, refit: Callable[[Tensor], Any], *, limit: i
     Raises:
         ValueError: Other rows than `found` is of, or a `refit` that makes no single joint.
     """
+    x = as_tensor(x)
     require(len(x) == len(found.pointwise), f"refits want the {len(found.pointwise)} rows of the scores", len(x))
     require(limit >= 0, "limit must be 0 or more", limit)
     require(callable(refit), "refit must be a function from the other rows to a joint or a Posterior", refit)

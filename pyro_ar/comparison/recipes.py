@@ -13,6 +13,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
@@ -85,23 +86,23 @@ class TableModel:
         """Free parameters; of trees those of the chain 0, 1, 2, ..., which all trees have if all variables have the same states."""
         return self.joint.count_parameters(tuple(num_states), **self.structure)
 
-    def parameters_of(self, x: Tensor) -> int:
+    def parameters_of(self, x: Array) -> int:
         """Free parameters of the joint that is fitted to these rows, so of the tree that they pick."""
         sizes = check_data(x, self.num_states)[1]
         picks = self.joint is ChowLiuTree and "parents" not in self.structure
         return self.joint.from_data(x, num_states=sizes).num_parameters if picks else self.num_parameters(sizes)
 
-    def log_evidences(self, x: Tensor) -> Tensor:
+    def log_evidences(self, x: Array) -> Tensor:
         """Log evidence of each strength, `(S,)`, in nats."""
         options = {"num_states": self.num_states, **self.structure}
         return torch.stack([self.joint.log_evidence(x, **prior, **options) for prior in self._priors])
 
-    def log_evidence(self, x: Tensor) -> Tensor:
+    def log_evidence(self, x: Array) -> Tensor:
         """Log p(x) with the tables integrated out, and the strength, and for `ChowLiuTree` the tree; exact, in nats."""
         found = self.log_evidences(x)
         return found.logsumexp(0) - math.log(len(found))
 
-    def posterior(self, x: Tensor) -> TablePosterior:
+    def posterior(self, x: Array) -> TablePosterior:
         """The distribution over tables; of a `ChowLiuTree` given the tree that these rows pick.
 
         Raises:
@@ -110,7 +111,7 @@ class TableModel:
         require(len(self._strengths) == 1, "posterior wants one strength of the prior", self._strengths)
         return self.joint.posterior(x, **self._priors[0], num_states=self.num_states, **self.structure)
 
-    def fit(self, x: Tensor) -> Joint:
+    def fit(self, x: Array) -> Joint:
         """The joint of one more row: posterior mean tables, averaged over the strengths by their evidence."""
         parts = [self.joint.posterior(x, **prior, num_states=self.num_states, **self.structure).predictive() for prior in self._priors]
         if len(parts) == 1:
@@ -119,7 +120,7 @@ class TableModel:
         kept = [i for i in range(len(parts)) if weights[i] > -14]  # 1e-6 of the weight would only cost time
         return parts[kept[0]] if len(kept) == 1 else Averaged(weights[kept], [parts[i] for i in kept])
 
-    def leave_one_out(self, x: Tensor) -> Tensor:
+    def leave_one_out(self, x: Array) -> Tensor:
         r"""Log p(x_i | the other rows), `(N,)`, exact: no draws, no importance weights."""
         states, sizes = check_data(x, self.num_states)
         sizes = self.joint._sizes(sizes, dict(self.structure))
@@ -221,7 +222,7 @@ class NeuralModel:
     seed: int = 0
     num_states: Sequence[int] | None = None
 
-    def fit(self, x: Tensor) -> Joint:
+    def fit(self, x: Array) -> Joint:
         """The joint of the best weights."""
         from pyro_ar.training import fit  # brings Lightning, which only neural models need
 

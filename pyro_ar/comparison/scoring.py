@@ -9,6 +9,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.arviz_bridge import group_of
 from pyro_ar.bayesian import Posterior
 from pyro_ar.checks import IntractableError, require
@@ -26,13 +27,14 @@ from pyro_ar.comparison.table import METHODS, Comparison, Row
 from pyro_ar.joint import Joint
 from pyro_ar.tables import ChowLiuTree, TablePosterior
 from pyro_ar.tables.counts import check_data
+from pyro_ar.visible import read_rows
 
 __all__ = ["compare"]
 
 MAX_CHANGE = 0.01  # of the ELBO over the last tenth of steps, before a fit counts as not settled
 
 
-def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None, *, folds: int = 5, refits: int = 0, seed: int = 0,
+def compare(models: Mapping[str, Any], x: Array, visible: Array | None = None, *, folds: int = 5, refits: int = 0, seed: int = 0,
             progress: bool = False) -> Comparison:
     r"""Score models on the same rows, and say how each score came about.
 
@@ -52,6 +54,7 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
         models: By name.
         x: `(N, *event)`, the rows that all are scored on.
         visible: What counts of each row; for fitted joints and posterior draws only. Draws must have been made with the same.
+            None: NaN in `x` hides a cell.
         folds: Of the cross-validation.
         refits: For each `Posterior` of whole rows, fit again without up to so many of the rows whose Pareto k is bad; `refit_bad`
             serves the others.
@@ -71,6 +74,7 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
     """
     require(isinstance(models, Mapping), "compare wants models by name, {name: model}", models)
     require(len(models) >= 1, "compare wants at least one model")
+    x, visible = as_tensor(x), as_tensor(visible)
     require(isinstance(x, Tensor) and x.ndim >= 2 and len(x) >= 2, "compare wants 2 rows or more, (N, *event)", x)
     kinds = {name: _kind(name, model) for name, model in models.items()}
     fitted = [name for name, kind in kinds.items() if kind == "held out"]
@@ -78,7 +82,7 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
             "recipes (TableModel, NeuralModel, a function from rows to a joint) in place of fitted joints, or compare them apart", fitted)
     if visible is not None:
         blind = [name for name, kind in kinds.items() if kind in ("LOO, exact", "cross-validation")]
-        require(not blind, "visible serves fitted joints and posterior draws; recipes are fitted to whole rows", blind)
+        require(not blind, "visible (or NaN) serves fitted joints and posterior draws; recipes are fitted to whole rows", blind)
     require(isinstance(refits, int) and refits >= 0, "refits must be 0 or more", refits)
     _check_cells(models, kinds, x, visible)
     models = share_states(models, x)
@@ -89,8 +93,9 @@ def compare(models: Mapping[str, Any], x: Tensor, visible: Tensor | None = None,
 def _check_cells(models: Mapping[str, Any], kinds: Mapping[str, str], x: Tensor, visible: Tensor | None) -> None:
     """Refuse models whose scores are of different cells of the rows."""
     first, wanted = "visible=", None if visible is None else cells(visible, x)
+    everything = cells(torch.ones((), dtype=torch.bool) if (shown := read_rows(x)[1]) is None else shown, x)
     for name, model in models.items():
-        seen = _cells_of(model, x) if kinds[name] == "PSIS-LOO" else torch.ones(x.shape, dtype=torch.bool) if wanted is None else wanted
+        seen = _cells_of(model, x) if kinds[name] == "PSIS-LOO" else everything if wanted is None else wanted
         if seen is None:
             continue
         if wanted is None:

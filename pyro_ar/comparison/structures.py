@@ -10,6 +10,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.held_out import average, share_states
 from pyro_ar.comparison.recipes import TableModel, chain_over
@@ -50,12 +51,13 @@ class StructurePosterior:
             require(name in self.log_evidence, f"no structure of this name; there are {', '.join(self.log_evidence)}", name)
         return self.log_evidence[a] - self.log_evidence[b]
 
-    def predictive(self, x: Tensor) -> Mixture:
+    def predictive(self, x: Array) -> Mixture:
         """The evidence-weighted mixture of the predictive joints given the rows `x`, again a joint.
 
         Raises:
             ValueError: Other rows than the probabilities are of.
         """
+        x = as_tensor(x)
         require(isinstance(x, Tensor) and x.shape == self.x.shape and bool((x.to(self.x.device) == self.x).all()),
                 "predictive wants the rows that the probabilities are of: structure_posterior(x).predictive(x)", x, self.x)
         kept = {name: p for name, p in self.probs.items() if p > 1e-6}
@@ -73,7 +75,7 @@ class StructurePosterior:
         return "\n".join(lines)
 
 
-def structure_posterior(x: Tensor, models: Mapping[str, TableModel] | None = None, prior: Mapping[str, float] | None = None) -> StructurePosterior:
+def structure_posterior(x: Array, models: Mapping[str, TableModel] | None = None, prior: Mapping[str, float] | None = None) -> StructurePosterior:
     r"""p(structure | rows) over table models, exact; trees are summed over *all* trees.
 
     Two names of one class (over n variables the chain of order n - 1 is the full table) have equal evidence, and so count twice.
@@ -95,6 +97,7 @@ def structure_posterior(x: Tensor, models: Mapping[str, TableModel] | None = Non
         >>> found.probs["independent"] < 1e-9
         True
     """
+    x = as_tensor(x)
     sizes = check_data(x, None)[1]
     models = table_models(sizes) if models is None else models
     require(len(models) > 0, "structure_posterior wants at least one candidate")

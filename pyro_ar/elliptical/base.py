@@ -17,6 +17,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint, batch_of
 from pyro_ar.rising import log_rising_over_power
@@ -119,7 +120,7 @@ class Elliptical(Joint):
         q, half = self._part(x, visible)
         return self._radial(q, visible.sum(-1, dtype=q.dtype)) - half
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
         z, log_scale = self._whiten(x - self.loc)
         square = z.square().movedim(-1, 0)  # the batch rightmost, as in the tensors of the radius

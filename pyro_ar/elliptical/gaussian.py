@@ -5,11 +5,12 @@ from typing import Self
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.elliptical.base import NormalRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
 from pyro_ar.elliptical.units import column_units, in_values
-from pyro_ar.visible import partly_seen
+from pyro_ar.visible import training_rows
 
 __all__ = ["Gaussian"]
 
@@ -61,7 +62,7 @@ class Gaussian(NormalRadius, Dense):
         return self.count_parameters(self.event_shape[0])
 
     @classmethod
-    def from_data(cls, x: Tensor, *, weights: Tensor | None = None, shrinkage: float = 0.0, visible: Tensor | None = None,
+    def from_data(cls, x: Array, *, weights: Array | None = None, shrinkage: float = 0.0, visible: Array | None = None,
                   em_steps: int = 100) -> Self:
         r"""Maximum likelihood mean and covariance S, shrunk to :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`.
 
@@ -72,10 +73,10 @@ class Gaussian(NormalRadius, Dense):
         the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
-            x: `(N, D)`.
-            weights: `(*B, N)`, 0 or more: one joint per batch entry.
+            x: `(N, D)`; a tensor, an array or a data frame.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry. A row of weight 2 is two equal rows, but their scale does not matter.
             shrinkage: a, from 0 to 1; more than 0 is needed with constant features or few rows.
-            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read. None: NaN hides a cell.
             em_steps: Most steps of EM; fewer where the rows gain less than 1e-6 nats each. 0: the means and variances of the visible
                 values, cells uncorrelated.
 
@@ -87,7 +88,7 @@ class Gaussian(NormalRadius, Dense):
             Friedman (1989), *Regularized discriminant analysis*, JASA 84, of standardised cells; hidden cells: Little, Rubin (2019),
             *Statistical Analysis with Missing Data*, section 11.2.
         """
-        x, seen = partly_seen(x, visible)
+        x, seen, weights = training_rows(x, visible, weights)
         x, weights = moments(x, weights)
         unit = column_units(x, seen, weights)
         if seen is None:

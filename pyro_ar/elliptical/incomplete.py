@@ -126,11 +126,12 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
     x, w = x.double(), weights.double().reshape(-1, len(x))
     entry, row = (w > 0).nonzero().unbind(1)
     x, seen, w, total = x[row], visible[row], w[entry, row], w.sum(-1)
-    counts = torch.bincount(entry, minlength=len(total))
-    fewest = int(counts.min()) if pooling == 0 else len(x)
-    if shrinkage == 0 and fewest <= x.shape[1]:  # the likelihood has no maximum, and EM would creep towards a singular matrix
-        raise NotPositiveDefinite(f"fewer rows than features need shrinkage; got {fewest} rows of {x.shape[1]} features",
-                                  [(int(e),) for e in (counts <= x.shape[1]).nonzero() if pooling == 0])
+    if shrinkage == 0:
+        groups = [entry >= 0] if pooling else [entry == e for e in range(len(total))]
+        counts = [distinct_rows(x[mine], seen[mine]) for mine in groups]
+        if min(counts) <= x.shape[1]:  # the likelihood has no maximum, and EM would creep towards a singular matrix
+            raise NotPositiveDefinite(f"fewer different rows than features need shrinkage; got {min(counts)} rows of {x.shape[1]} features",
+                                      [(e,) for e, count in enumerate(counts) if count <= x.shape[1] and pooling == 0])
     loc, variance = available(x, seen, entry, w, len(total))
     scale = 1.0 if df is None else (df - 2) / df
     share = total / total.sum()
@@ -152,6 +153,11 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
         matrix = (1 - shrinkage) * S + ridge
     D = x.shape[1]
     return loc.to(dtype).reshape(*batch, D), matrix.to(dtype).reshape(*batch, D, D)
+
+
+def distinct_rows(x: Tensor, visible: Tensor) -> int:
+    """How many rows differ in what they show: repeating one does not bound a likelihood."""
+    return len(torch.cat([x, visible.to(x)], 1).unique(dim=0))
 
 
 def available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entries: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
-from pyro_ar.elliptical.incomplete import TOLERANCE, available, radial
+from pyro_ar.elliptical.incomplete import TOLERANCE, available, distinct_rows, radial
 from pyro_ar.elliptical.woodbury import MAX_WORK, cholesky
 
 __all__ = ["FLOOR", "Form", "Sums", "expect_complete", "expect_rows", "expect_scatter", "fit_incomplete_low_rank", "maximise", "price"]
@@ -182,9 +182,8 @@ def fit_incomplete_low_rank(x: Tensor, visible: Tensor, weights: Tensor, *, rank
     forms = []
     for e, (w, m, v) in enumerate(zip(flat, loc, variance, strict=True)):
         mine, few = w > 0, min(rank + 1, x.shape[1])
-        if shrinkage == 0 and int(mine.sum()) <= few:  # the likelihood has no maximum
-            raise NotPositiveDefinite(f"{few} rows or fewer of {x.shape[1]} features need shrinkage at rank {rank}; got {int(mine.sum())} rows",
-                                      [(e,)])
+        if shrinkage == 0 and (rows := distinct_rows(x[mine], visible[mine])) <= few:  # the likelihood has no maximum
+            raise NotPositiveDefinite(f"{few} different rows or fewer of {x.shape[1]} features need shrinkage at rank {rank}; got {rows} rows", [(e,)])
         if shrinkage == 0 and not bool((v > 0).all()):
             raise NotPositiveDefinite(f"constant features need shrinkage; got {int((v == 0).sum())} whose visible values are all equal", [(e,)])
         forms.append(_fit_one(x[mine].double(), visible[mine], w[mine] / w.sum(), m, v, rank, min(shrinkage, NEARLY_ONE), em_steps, df))

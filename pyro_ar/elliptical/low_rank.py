@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
@@ -20,7 +21,7 @@ from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
 from pyro_ar.transforms import transforms_active
-from pyro_ar.visible import partly_seen
+from pyro_ar.visible import training_rows
 
 __all__ = ["LowRankGaussian", "LowRankStudentT"]
 
@@ -222,8 +223,8 @@ class LowRankGaussian(NormalRadius, _LowRank):
         return self.count_parameters(self.event_shape[0], self.rank)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, rank: int, weights: Tensor | None = None, shrinkage: float = 0.0, em_steps: int | None = None,
-                  visible: Tensor | None = None) -> Self:
+    def from_data(cls, x: Array, *, rank: int, weights: Array | None = None, shrinkage: float = 0.0, em_steps: int | None = None,
+                  visible: Array | None = None) -> Self:
         r"""The leading eigenvectors of the shrunk covariance S, and a diagonal that keeps the variance of each cell.
 
         Eigenvectors and shrinkage are those of cells scaled to equal ranges, so that their units do not matter.
@@ -232,13 +233,13 @@ class LowRankGaussian(NormalRadius, _LowRank):
         the log-likelihood of the visible cells, penalised by the shrinkage. Cells must be hidden at random (given what is visible).
 
         Args:
-            x: `(N, D)`.
+            x: `(N, D)`; a tensor, an array or a data frame.
             rank: r, from 1 to D.
-            weights: `(*B, N)`, 0 or more: one joint per batch entry.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry. A row of weight 2 is two equal rows, but their scale does not matter.
             shrinkage: a of :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`, from 0 to 1, as in `Gaussian.from_data`.
             em_steps: Steps of EM for factor analysis after the closed form; each raises the likelihood (without shrinkage). None: none for
                 complete rows; with hidden cells at most 100, fewer where the rows gain less than 1e-6 nats each.
-            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read. None: NaN hides a cell.
 
         Raises:
             ValueError: Wrong shapes, NaN, no weight, a cell without visible values, constant cells without shrinkage, or hidden cells in
@@ -285,8 +286,8 @@ class LowRankStudentT(StudentRadius, _LowRank):
         return self.count_parameters(self.event_shape[0], self.rank)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, rank: int, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
-                  em_steps: int | None = None, visible: Tensor | None = None) -> Self:
+    def from_data(cls, x: Array, *, rank: int, df: float = 10.0, weights: Array | None = None, shrinkage: float = 0.0,
+                  em_steps: int | None = None, visible: Array | None = None) -> Self:
         r"""As `LowRankGaussian.from_data`, times :math:`(\nu - 2)/\nu`, so that the covariance is matched; hidden cells by EM for the Student-t.
 
         Raises:
@@ -296,11 +297,11 @@ class LowRankStudentT(StudentRadius, _LowRank):
         return cls(df, *_fit(x, visible, weights, rank, shrinkage, em_steps, df))
 
 
-def _fit(x: Tensor, visible: Tensor | None, weights: Tensor | None, rank: int, shrinkage: float, em_steps: int | None,
+def _fit(x: Array, visible: Array | None, weights: Array | None, rank: int, shrinkage: float, em_steps: int | None,
          df: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """Centres, factors and diagonals."""
     require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
-    x, seen = partly_seen(x, visible)
+    x, seen, weights = training_rows(x, visible, weights)
     x, weights = moments(x, weights)
     unit = column_units(x, seen, weights)
     x = x / unit

@@ -7,13 +7,14 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import StudentRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
 from pyro_ar.elliptical.incomplete import fit_incomplete
 from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.transforms import is_mapped
-from pyro_ar.visible import partly_seen
+from pyro_ar.visible import training_rows
 
 __all__ = ["StudentT"]
 
@@ -71,8 +72,8 @@ class StudentT(StudentRadius, Dense):
         return self.count_parameters(self.event_shape[0])
 
     @classmethod
-    def from_data(cls, x: Tensor, *, df: float = 10.0, weights: Tensor | None = None, shrinkage: float = 0.0,
-                  visible: Tensor | None = None, em_steps: int | None = None) -> Self:
+    def from_data(cls, x: Array, *, df: float = 10.0, weights: Array | None = None, shrinkage: float = 0.0,
+                  visible: Array | None = None, em_steps: int | None = None) -> Self:
         r"""Mean, and scale matrix :math:`(\nu - 2)/\nu` times the shrunk covariance S; then EM where asked.
 
         The closed form matches the first two moments. Each EM step weighs row i by :math:`(\nu + D)/(\nu + q_i)`, so
@@ -82,11 +83,11 @@ class StudentT(StudentRadius, Dense):
         that of the start, the variances of the visible values: no step lowers the log-likelihood, penalised by the shrinkage.
 
         Args:
-            x: `(N, D)`.
+            x: `(N, D)`; a tensor, an array or a data frame.
             df: Degrees of freedom, kept; more than 2 for the closed form.
-            weights: `(*B, N)`, 0 or more: one joint per batch entry.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry. A row of weight 2 is two equal rows, but their scale does not matter.
             shrinkage: a of :math:`(1-a) S + a \tau\, \mathrm{diag}(u^2)`, from 0 to 1, as in `Gaussian.from_data`.
-            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read. None: NaN hides a cell.
             em_steps: Steps of EM after the closed form, 0 or more. None: none for complete rows; with hidden cells
                 at most 100, fewer where the rows gain less than 1e-6 nats each.
 
@@ -99,7 +100,7 @@ class StudentT(StudentRadius, Dense):
         """
         require(df > 2, "df must be more than 2, for a covariance to match", df)
         require(em_steps is None or em_steps >= 0, "em_steps must be 0 or more", em_steps)
-        x, seen = partly_seen(x, visible)
+        x, seen, weights = training_rows(x, visible, weights)
         x, weights = moments(x, weights)
         unit = column_units(x, seen, weights)
         x = x / unit

@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import Categorical, Dirichlet, constraints
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import counted, one_line, require, require_exact_states
 from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
@@ -28,7 +29,7 @@ from pyro_ar.tables.counts import (
 from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
 from pyro_ar.tables.incomplete import expected_counts
 from pyro_ar.transforms import is_mapped
-from pyro_ar.visible import partly_seen
+from pyro_ar.visible import training_rows
 
 __all__ = ["TableJoint", "TablePosterior"]
 
@@ -124,8 +125,8 @@ class TableJoint(Joint, abc.ABC):
         return self.count_parameters(self._num_states, **self._structure)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
-                  weights: Tensor | None = None, visible: Tensor | None = None, em_steps: int = 100,
+    def from_data(cls, x: Array, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
+                  weights: Array | None = None, visible: Array | None = None, em_steps: int = 100,
                   **structure: Any) -> Self:
         r"""Closed-form fit: relative counts with `pseudocount` added to every cell.
 
@@ -137,12 +138,12 @@ class TableJoint(Joint, abc.ABC):
         The maximum is a local one. Cells must be hidden at random (given what is visible).
 
         Args:
-            x: `(N, n)` states, integer or floating.
+            x: `(N, n)` states, integer or floating; a tensor, an array or a data frame.
             pseudocount: Added to every cell of every table, 0 or more.
             num_states: For all variables or for each; by default the largest state seen plus one.
-            weights: `(*B, N)`, 0 or more: one joint per batch entry, from weighted rows
-                (one-hot classes, or responsibilities).
-            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read.
+            weights: `(*B, N)`, 0 or more: one joint per batch entry, from weighted rows (one-hot classes, or responsibilities). A row of
+                weight 2 is two equal rows, beside a `pseudocount` that stays as it is; one of weight 0 in all entries is no row.
+            visible: bool, broadcastable to `x`; True = seen. What is stored under a hidden cell is never read. None: NaN hides a cell.
             em_steps: Most steps of EM; fewer where the rows gain less than 1e-6 nats each. 0: the start.
             structure: What the class needs besides: `order` of a `MarkovChain`, `parents` of a `BayesNet`.
 
@@ -151,7 +152,7 @@ class TableJoint(Joint, abc.ABC):
         """
         require(math.isfinite(pseudocount) and pseudocount >= 0, "pseudocount must be 0 or more", pseudocount)
         require(em_steps >= 0, "em_steps must be 0 or more", em_steps)
-        x, seen = partly_seen(x, visible)
+        x, seen, weights = training_rows(x, visible, weights)
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
@@ -169,13 +170,13 @@ class TableJoint(Joint, abc.ABC):
         return joint_of(expected_counts(joint_of, tables, states, seen, sizes, weights, pseudocount, em_steps), dtype)
 
     @classmethod
-    def log_evidence(cls, x: Tensor, *, concentration: float | None = None,
+    def log_evidence(cls, x: Array, *, concentration: float | None = None,
                      equivalent_sample_size: float | None = None,
                      num_states: int | Sequence[int] | None = None, **structure: Any) -> Tensor:
         r"""Log p(x) with the tables integrated out under symmetric Dirichlet priors, exact, in nats.
 
         Args:
-            x: `(N, n)` states.
+            x: `(N, n)` states, complete rows.
             concentration: Of every cell (1: K2), or
             equivalent_sample_size: spread over the cells of each table (BDeu).
             num_states: As in `from_data`.
@@ -186,7 +187,7 @@ class TableJoint(Joint, abc.ABC):
         """
         states, sizes = check_data(x, num_states)
         sizes = cls._sizes(sizes, structure)
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        total = torch.zeros((), dtype=torch.float64, device=states.device)
         check_total([blocks[0] for blocks in cls._layout(sizes, structure)], sizes)
         for blocks in cls._layout(sizes, structure):
             alpha = concentration_of(blocks[0], sizes, concentration, equivalent_sample_size)
@@ -194,10 +195,11 @@ class TableJoint(Joint, abc.ABC):
         return total
 
     @classmethod
-    def posterior(cls, x: Tensor, *, concentration: float | None = None,
+    def posterior(cls, x: Array, *, concentration: float | None = None,
                   equivalent_sample_size: float | None = None,
                   num_states: int | Sequence[int] | None = None, **structure: Any) -> "TablePosterior":
         """Distribution over the tables given the rows, under the prior of `log_evidence`."""
+        x = as_tensor(x)
         states, sizes = check_data(x, num_states)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         sizes = cls._sizes(sizes, structure)

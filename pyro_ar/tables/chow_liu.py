@@ -9,11 +9,12 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.tables.base import TablePosterior
 from pyro_ar.tables.bayes_net import BayesNet
 from pyro_ar.tables.counts import Block, block_counts, check_data, check_weights, concentration_of, log_evidence_of
-from pyro_ar.visible import partly_seen
+from pyro_ar.visible import training_rows
 
 __all__ = ["ChowLiuTree"]
 
@@ -50,10 +51,10 @@ class ChowLiuTree(BayesNet):
         super().__init__(parents, tables, validate_args=validate_args)
 
     @classmethod
-    def from_data(cls, x: Tensor, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
-                  weights: Tensor | None = None, visible: Tensor | None = None, em_steps: int = 100,
+    def from_data(cls, x: Array, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
+                  weights: Array | None = None, visible: Array | None = None, em_steps: int = 100,
                   **structure: Any) -> Self:
-        x, seen = partly_seen(x, visible)
+        x, seen, weights = training_rows(x, visible, weights)
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         parents = structure.get("parents")
@@ -63,7 +64,7 @@ class ChowLiuTree(BayesNet):
                                  parents=parents)
 
     @classmethod
-    def posterior(cls, x: Tensor, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
+    def posterior(cls, x: Array, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
                   num_states: int | Sequence[int] | None = None, **structure: Any) -> TablePosterior:
         """Distribution over the tables given the rows *and the tree* that these rows pick."""
         states, sizes = check_data(x, num_states)
@@ -72,7 +73,7 @@ class ChowLiuTree(BayesNet):
                                  num_states=sizes, parents=parents or _best_tree(states, sizes, None))
 
     @classmethod
-    def log_evidence(cls, x: Tensor, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
+    def log_evidence(cls, x: Array, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
                      num_states: int | Sequence[int] | None = None, **structure: Any) -> Tensor:
         r"""Log of the mean over *all* trees of p(x | tree), tables integrated out; exact, in nats.
 
@@ -91,7 +92,7 @@ class ChowLiuTree(BayesNet):
         single = torch.stack([_evidence(Block((), (v,)), states, sizes, equivalent_sample_size) for v in range(n)])
         if n == 1:
             return single.sum()
-        edge = torch.full((n, n), -math.inf, dtype=torch.float64, device=x.device)
+        edge = torch.full((n, n), -math.inf, dtype=torch.float64, device=states.device)
         for i in range(n):
             for j in range(i):
                 pair = _evidence(Block((), (j, i)), states, sizes, equivalent_sample_size)

@@ -14,6 +14,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import counted, require
 from pyro_ar.rising import log_rising_over_power
 
@@ -32,20 +33,23 @@ class Block(NamedTuple):
     children: tuple[int, ...]
 
 
-def check_data(x: Tensor, num_states: int | Sequence[int] | None) -> tuple[Tensor, tuple[int, ...]]:
+def check_data(x: Array, num_states: int | Sequence[int] | None) -> tuple[Tensor, tuple[int, ...]]:
     """Rows of whole numbers `(N, n)` as `int64`, with the number of states of each column.
 
     Args:
-        x: `(N, n)`, integer or floating.
+        x: `(N, n)`, integer or floating; an array or a data frame too.
         num_states: For all, for each, or None: the largest state seen plus one, at least 2.
 
     Raises:
         ValueError: Not `(N, n)` with N, n >= 1, NaN, fractions, or states out of range.
     """
+    x = as_tensor(x)
     require(isinstance(x, Tensor) and x.ndim == 2 and x.numel() > 0, "data must be rows of shape (N, n)", x)
+    hidden = x.isnan()
+    require(not bool(hidden.any()), "complete rows of states are wanted here, without NaN: from_data takes hidden cells, what is exact for whole tables "
+            "does not", f"{int(hidden.sum())} cells of NaN")
     states = x.long()
-    whole = bool((states == x).all())
-    require(whole, "data must be whole numbers, the states 0, 1, ..., without NaN", x)
+    require(bool((states == x).all()), "data must be whole numbers, the states 0, 1, ..., without NaN", x)
     require(bool((states >= 0).all()), "states must be 0 or more", int(states.min()))
     if num_states is None:
         return states, tuple(max(int(k) + 1, 2) for k in states.amax(0))

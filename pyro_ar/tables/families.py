@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import Categorical
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import counted
 from pyro_ar.tables.base import TableJoint, pick
 
@@ -82,7 +83,7 @@ class FamilyJoint(TableJoint, abc.ABC):
     def _log_prob(self, x: Tensor) -> Tensor:
         return sum((term.sum(-1) for term in self._terms(x)), torch.zeros((), dtype=self.dtype, device=self.device))
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
         terms = self._terms(x)
         left = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)

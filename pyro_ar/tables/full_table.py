@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.joint import batch_of, draw_states
 from pyro_ar.tables.base import TableJoint, pick
@@ -103,7 +104,7 @@ class FullTable(TableJoint):
     def _log_prob(self, x: Tensor) -> Tensor:
         return pick(self._flat(), self._index(x))
 
-    def conditional_log_prob(self, x: Tensor) -> Tensor:
+    def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
         index, terms = self._index(x), []
         table, seen = self._flat(), pick(self._flat(), index)

@@ -1,28 +1,58 @@
-"""scikit-learn's own checks of estimators."""
+"""scikit-learn's own checks of estimators, of every classifier of real values; exceptions by name."""
 
 import numpy as np
 import pytest
 
 from sklearn.utils.estimator_checks import check_estimator
 
-from pyro_ar.classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression
-from pyro_ar.elliptical import Gaussian
+from pyro_ar.classify import (
+    CorrectedClassifier,
+    DiscriminantAnalysis,
+    GenerativeClassifier,
+    LogisticRegression,
+    MixtureDiscriminantAnalysis,
+    PatternNet,
+    SemiSupervised,
+)
+from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 
-ONE_ROW = {"check_fit2d_1sample": "the covariance of one row is 0: refused, in words that scikit-learn does not list"}
+NET = PatternNet(hidden=32, members=1, layers=1, steps=60, batch_size=32, dropout=0.0)
+UNKNOWN = {
+    "check_classifiers_regression_target": "-1 among integers stands for a label that is not known, and of floats that are no classes the check draws some",
+}
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr("pyro_ar.classify.corrected.STEPS", 20)
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [
-    (DiscriminantAnalysis(), ONE_ROW),
-    (DiscriminantAnalysis(covariance="shared"), ONE_ROW),
-    (GenerativeClassifier(Gaussian, fit_options={"shrinkage": 0.1}), ONE_ROW),
+    (DiscriminantAnalysis(), {}),
     (LogisticRegression(fill="mean"), {}),
-], ids=["own", "shared", "generative", "logistic"])
+    (MixtureDiscriminantAnalysis(num_components=(1, 2)), {}),
+    (SemiSupervised(DiscriminantAnalysis()), {}),
+    pytest.param(DiscriminantAnalysis(covariance="shared"), {}, marks=pytest.mark.slow),
+    pytest.param(GenerativeClassifier(Gaussian, fit_options={"shrinkage": 0.1}), {}, marks=pytest.mark.slow),
+    pytest.param(GenerativeClassifier(StudentT, fit_options={"shrinkage": 0.1}), {}, marks=pytest.mark.slow),
+    pytest.param(GenerativeClassifier(LowRankGaussian, fit_options={"shrinkage": 0.1, "rank": 1}), {}, marks=pytest.mark.slow),
+    pytest.param(GenerativeClassifier(LowRankStudentT, fit_options={"shrinkage": 0.1, "rank": 1}), {}, marks=pytest.mark.slow),
+    pytest.param(NET, {}, marks=pytest.mark.slow),
+    pytest.param(CorrectedClassifier(DiscriminantAnalysis(), NET, folds=2), {}, marks=pytest.mark.slow),
+], ids=["own", "logistic", "mixtures", "semi-supervised", "shared", "gaussian", "student", "low rank", "low-rank student", "net", "corrected"])
 def test_check_estimator(estimator, expected):
     results = check_estimator(estimator, expected_failed_checks=expected, on_skip=None, on_fail=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert not failed
     assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(expected)
     assert len(results) > 50
+
+
+def test_a_class_of_one_row_is_named():
+    X = np.random.default_rng(0).normal(size=(9, 2))
+    for model in (DiscriminantAnalysis(), SemiSupervised(DiscriminantAnalysis())):
+        with pytest.raises(ValueError, match="1 sample only of class 'rare'"):
+            model.fit(X, ["rare", *8 * ["common"]])
 
 
 def test_views_are_read_as_they_are():

@@ -325,7 +325,7 @@ class WantsAll(FullyIndependent):
 
 
 FIT_ERRORS = {
-    "NaN without visible": (lambda X, y: (np.where(X > 0, X, np.nan), y), {}, r"visible=~isnan\(X\)"),
+    "NaN where visible": (lambda X, y: (np.where(X > 0, X, np.nan), y, np.ones(5, bool)), {}, r"visible=~isnan\(X\)"),
     "infinity": (lambda X, y: (X + np.inf, y), {}, "infinity"),
     "hidden training cells": (lambda X, y: (X, y, np.eye(60, 5) > 0), {"likelihood": WantsAll}, "from_data wants complete training rows"),
     "short y": (lambda X, y: (X, y[:-1]), {}, "one label for each of the 60 rows; got 59"),
@@ -364,7 +364,7 @@ def test_fit_refuses(name, binary):
 
 PREDICT_ERRORS = {
     "NaN where visible": (lambda X, v: (np.where(v, np.nan, X), v), r"visible=~isnan\(X\)"),
-    "NaN without visible": (lambda X, v: (np.where(v, np.nan, X),), r"visible=~isnan\(X\)"),
+    "infinity": (lambda X, v: (X + np.inf,), "infinity"),
     "features": (lambda X, v: (X[:, :4],), "X has 4 features, but GenerativeClassifier is expecting 5"),
     "features, torch": (lambda X, v: (torch.tensor(X[:, :4]),), "X has 4 features, but GenerativeClassifier is expecting 5"),
     "images": (lambda X, v: (X.reshape(60, 5, 1),), r"rows of shape \(5,\)"),
