@@ -3,7 +3,6 @@ r"""What all classifiers share: reading partly seen rows, and predicting from lo
 import abc
 import math
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +112,7 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         x, seen, labels = self._read_training(X, y, visible)
         if sample_weight is None:
             return x, seen, labels, torch.ones(len(x), dtype=torch.float64, device=x.device)
-        weights = as_tensor(np.asarray(sample_weight) if isinstance(sample_weight, Sequence) else sample_weight).to(x.device, torch.float64)
+        weights = as_tensor(sample_weight if isinstance(sample_weight, Tensor) else np.asarray(sample_weight)).to(x.device, torch.float64)
         if weights.ndim == 0:
             weights = weights.expand(len(x))
         require(weights.shape == (len(x),), f"sample_weight must hold one number for each of the {len(x)} rows", weights)

@@ -69,21 +69,30 @@ def torn_of(X, visible):
 def test_nan_is_a_hidden_cell_in_fit_and_in_every_answer(name, levels):
     X, y, visible = levels
     told = CLASSIFIERS[name]().fit(X, y, visible)
+    torn = torn_of(X, visible)["objects"]
+    model = CLASSIFIERS[name]().fit(torn, y)
     wanted = told.predict_proba(X, visible)
-    for form, torn in torn_of(X, visible).items():
-        model = CLASSIFIERS[name]().fit(torn, y)
-        np.testing.assert_array_equal(model.predict_proba(torn), wanted, form)
-        np.testing.assert_array_equal(model.predict(torn), told.predict(X, visible))
-        np.testing.assert_array_equal(model.posterior(torn).logits, told.posterior(X, visible).logits)
-        assert model.score(torn, y) == told.score(X, y, visible=visible)
-        whole = pd.DataFrame(X, columns=torn.columns) if isinstance(torn, pd.DataFrame) else X
-        np.testing.assert_array_equal(model.predict_proba(whole, pd.DataFrame(visible)), wanted)
-        if hasattr(model, "log_joint"):
-            np.testing.assert_array_equal(model.log_joint(torn), told.log_joint(X, visible))
-        if hasattr(model, "score_samples"):
-            np.testing.assert_array_equal(model.score_samples(torn), told.score_samples(X, visible))
-        one = torn[7:8] if not isinstance(torn, pd.DataFrame) else torn.iloc[7:8]
-        np.testing.assert_allclose(model.predict_proba(one)[0], wanted[7], rtol=1e-9)
+    np.testing.assert_array_equal(model.predict_proba(torn), wanted)
+    np.testing.assert_array_equal(model.predict(torn), told.predict(X, visible))
+    np.testing.assert_array_equal(model.posterior(torn).logits, told.posterior(X, visible).logits)
+    assert model.score(torn, y) == told.score(X, y, visible=visible)
+    if hasattr(model, "log_joint"):
+        np.testing.assert_array_equal(model.log_joint(torn), told.log_joint(X, visible))
+    if hasattr(model, "score_samples"):
+        np.testing.assert_array_equal(model.score_samples(torn), told.score_samples(X, visible))
+    np.testing.assert_allclose(model.predict_proba(torn[7:8])[0], wanted[7], rtol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "frame", "nullable", "objects"])
+def test_all_forms_are_read_as_the_same_rows(form, levels):
+    X, y, visible = levels
+    told = par.LogisticRegression("mean").fit(X, y, visible)
+    torn, whole = (torn_of(X, v)[form] for v in (visible, np.ones_like(visible)))
+    model = par.LogisticRegression("mean").fit(torn, y)
+    np.testing.assert_array_equal(model.regression_.coef_, told.regression_.coef_)
+    np.testing.assert_array_equal(model.predict_proba(torn), told.predict_proba(X, visible))
+    np.testing.assert_array_equal(model.predict_proba(whole, pd.DataFrame(visible)), told.predict_proba(X, visible))
+    np.testing.assert_array_equal(model.predict_proba(whole, torch.tensor(visible)), told.predict_proba(X, visible))
 
 
 @pytest.mark.parametrize("name", COMPLETE)
