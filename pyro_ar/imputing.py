@@ -4,13 +4,14 @@ import pyro
 
 from torch import Tensor
 
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
 
 __all__ = ["impute"]
 
 
-def impute(name: str, joint: Joint, x: Tensor, visible: Tensor | None = None) -> Tensor:
+def impute(name: str, joint: Joint, x: Array, visible: Array | None = None) -> Tensor:
     r"""`pyro.sample(name, joint)` of rows that are partly seen: returns them complete, their hidden cells latent.
 
     It makes three sites, the first two named as by Pyro's `obs_mask` (which takes whole rows only):
@@ -49,7 +50,8 @@ def impute(name: str, joint: Joint, x: Tensor, visible: Tensor | None = None) ->
         >>> sorted(trace.nodes["x"]["value"][~x.isnan()].tolist()), list(trace.stochastic_nodes)
         ([1.0, 2.0], ['rows', 'x_unobserved'])
     """
-    require(isinstance(x, Tensor), "impute wants a tensor", x)
+    x = as_tensor(x, joint.device)
+    require(isinstance(x, Tensor), "impute wants a tensor, an array or a data frame", x)
     visible = ~x.isnan() if visible is None else visible
     given = joint.given(x, visible)
     latent = given.latent()

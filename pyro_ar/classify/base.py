@@ -122,7 +122,9 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         counts = weights > 0
         if seen is not None and len(seen) == len(x):
             seen = None if bool(seen[counts].all()) else seen[counts]
-        return x[counts], seen, labels[counts.cpu().numpy()], weights[counts]
+        x = x[counts]
+        self.training_rows_ = digests(x, seen)
+        return x, seen, labels[counts.cpu().numpy()], weights[counts]
 
     def _read_rows(self, X: Any, *, reset: bool) -> Tensor:
         """`(N, *event)`, floating: float32 and float64 stay, the rest becomes float64 as in scikit-learn."""
