@@ -227,8 +227,7 @@ class NeuralModel:
         from pyro_ar.training import fit  # brings Lightning, which only neural models need
 
         family = self.family()
-        seen = ~x.isnan()
-        fit(family, x, visible=None if bool(seen.all()) else seen, **{"progress": False, "seed": self.seed, **self.options})
+        fit(family, x, **{"progress": False, "seed": self.seed, **self.options})
         return freeze(family())
 
     def num_parameters(self, num_states: Sequence[int]) -> int:
