@@ -49,6 +49,8 @@ def naming_classes(classes: np.ndarray, shares: Tensor) -> Iterator[None]:
             rows = (shares > 0).sum(0).tolist()
             named = [f"{classes.tolist()[c]!r} ({rows[c]} row{'s' * (rows[c] != 1)})" for c in bad]
             error.args = (f"{error.args[0]}, of class {_some(named)}", *error.args[1:])
+        if len(shares) == 1 and error.args:
+            error.args = (f"{error.args[0]}, of n_samples=1", *error.args[1:])
         raise
 
 

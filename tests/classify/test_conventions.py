@@ -50,7 +50,7 @@ def test_check_estimator(estimator, expected):
 def test_a_class_of_one_row_is_named():
     X = np.random.default_rng(0).normal(size=(9, 2))
     for model in (DiscriminantAnalysis(), SemiSupervised(DiscriminantAnalysis())):
-        with pytest.raises(ValueError, match="1 sample only of class 'rare'"):
+        with pytest.raises(ValueError, match=r"of class 'rare' \(1 row\)"):
             model.fit(X, ["rare", *8 * ["common"]])
 
 
