@@ -480,7 +480,7 @@ def test_nuts_moves_transformed_cells_where_they_are_allowed():
 
 # Does it do what it is for? A regression with covariates that are hidden where y is large.
 
-TRUTH = torch.tensor([1.0, -1.0, 0.5])
+TRUTH = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
 
 
 def hidden_by_response(rows, seed):
@@ -533,17 +533,17 @@ def slopes_by_nuts(joint, x, y):
 
 
 def test_svi_recovers_coefficients_that_complete_rows_miss():
-    joint, x, y = hidden_by_response(300, seed=1)
+    joint, x, y = hidden_by_response(300, seed=0)
     seen = ~x.isnan().any(-1)
     complete, error = slopes_and_errors(x[seen], y[seen])
-    assert ((complete - TRUTH).abs() / error)[:2].min() > 3
-    # Posterior standard deviations are about .08; 4.5 of them are missed by one of three coefficients with probability 2e-5 (seeded).
-    assert (slopes_by_svi(joint, x, y) - TRUTH).abs().max() < 0.36
-    assert (complete - TRUTH).abs().max() > 0.36
+    assert ((complete - TRUTH).abs() / error)[:2].min() > 4
+    # Posterior standard deviations are about .1: 4 of them are missed by one of three coefficients with probability 2e-4 (seeded).
+    assert (slopes_by_svi(joint, x, y) - TRUTH).abs().max() < 0.4
+    assert (complete - TRUTH).abs().max() > 0.4
 
 
 @pytest.mark.slow
 def test_nuts_recovers_coefficients_that_complete_rows_miss():
-    joint, x, y = hidden_by_response(300, seed=1)
-    # As for SVI; the error of 100 draws adds a tenth or so.
-    assert (slopes_by_nuts(joint, x, y) - TRUTH).abs().max() < 0.4
+    joint, x, y = hidden_by_response(300, seed=0)
+    # As for SVI; 100 draws add a tenth or so to the error.
+    assert (slopes_by_nuts(joint, x, y) - TRUTH).abs().max() < 0.44
