@@ -18,17 +18,8 @@ import torch
 
 from sklearn.model_selection import train_test_split
 
-from pyro_ar import (
-    ChowLiuTree,
-    CorrectedClassifier,
-    GenerativeClassifier,
-    MixtureChainClassifier,
-    MixtureDiscriminantAnalysis,
-    OrderlessNADE,
-    OverOrders,
-    PatternNet,
-    TemperatureScaled,
-)
+from pyro_ar import ChowLiuTree, GenerativeClassifier, MixtureDiscriminantAnalysis, OrderlessNADE, OverOrders
+from pyro_ar.classify import CorrectedClassifier, MixtureChainClassifier, PatternNet, TemperatureScaled
 from pyro_ar.data import digits, load
 from pyro_ar.experiments.plan import Plan
 from pyro_ar.experiments.scoring import resampled_error, scores

@@ -52,7 +52,7 @@ def main():
         nuts.evidence, cpu, _ = timed(lambda: weights.log_evidence(x, num_particles=64, num_runs=4))
         print(f"evidence: {nuts.evidence.value:.1f} ± {nuts.evidence.error:.1f} nats, {cpu:.0f} CPU s", flush=True)
 
-    tables = par.table_models([2] * 16, STRENGTHS)
+    tables = par.comparison.table_models([2] * 16, STRENGTHS)
     print("\nScored on the rows learnt from\n" + str(par.compare({"FVSBN, NUTS": nuts, "FVSBN, Laplace": laplace, "FVSBN, mean-field": field, **tables}, x, refits=0)))
     joints = {name: model.with_states([2] * 16).fit(x) for name, model in tables.items()}
     joints |= {"FVSBN, NUTS": nuts.predictive(400), "FVSBN, Laplace": laplace.predictive(400), "FVSBN, mean-field": field.predictive(400)}

@@ -40,7 +40,7 @@ def one_split(x, y, seed):
     order = random.permutation(len(x))
     train, reference, test = np.split(order, [TRAINED, len(x) - TESTED])
     model = par.MixtureDiscriminantAnalysis(6, image_shape=(8, 8)).fit(x[train], y[train])
-    plausible = par.Plausibility(model).fit(x[reference])        # rows that the model was not fitted to
+    plausible = par.classify.Plausibility(model).fit(x[reference])  # rows that the model was not fitted to
     digits, junk = x[np.append(reference, test)], junk_like(x[test[:len(test) // 4]], random)
     rows = np.concatenate([digits, junk])
     true = np.append(y[np.append(reference, test)], np.full(len(junk), -1))  # no label is right for junk
@@ -49,7 +49,7 @@ def one_split(x, y, seed):
     for hidden in HIDDEN:
         patterns = random.random((PATTERNS, 64)).argsort(1) >= round(64 * hidden)
         visible = patterns[np.arange(len(rows)) % PATTERNS]
-        decision = par.decide(model, np.where(visible, rows, np.nan), visible, plausibility=plausible)
+        decision = par.classify.decide(model, np.where(visible, rows, np.nan), visible, plausibility=plausible)
         believable = np.where(decision.p_value >= LEVEL, decision.posterior, decision.p_value - 1)
         answers = {"right": decision.labels == true, "digit": true >= 0, "posterior": decision.posterior,
                    "posterior, if plausible": believable, "p value": decision.p_value}
@@ -66,7 +66,7 @@ def over(splits, number):
 def promised(split, hidden, most):
     """Share answered and share of these wrong, on the digits of the test part; the threshold is chosen on rows that are none of it."""
     chosen, test = split[hidden][CHOOSE], split[hidden][TEST]
-    threshold = par.risk_coverage(chosen["posterior"], chosen["right"]).at_risk(most)[1]
+    threshold = par.classify.risk_coverage(chosen["posterior"], chosen["right"]).at_risk(most)[1]
     answered = (test["posterior"] >= threshold)[test["digit"]]
     return answered.mean(), (answered & ~test["right"][test["digit"]]).sum() / max(1, answered.sum())
 
@@ -86,7 +86,7 @@ def print_with_junk(splits):
     for hidden in HIDDEN:
         for rule in RULES:
             def area(split, hidden=hidden, rule=rule):
-                return par.risk_coverage(split[hidden][TEST][rule], split[hidden][TEST]["right"]).area
+                return par.classify.risk_coverage(split[hidden][TEST][rule], split[hidden][TEST]["right"]).area
 
             def refused(split, hidden=hidden, rule=rule):
                 digit, score = split[hidden][TEST]["digit"], split[hidden][TEST]["posterior" if rule == RULES[0] else "p value"]
@@ -109,7 +109,7 @@ def main() -> None:
     def pooled(hidden, key):
         return np.concatenate([split[hidden][TEST][key] for split in splits])
 
-    panels = {f"{hidden:.0%} of the pixels hidden": {rule: par.risk_coverage(pooled(hidden, rule), pooled(hidden, "right")) for rule in RULES}
+    panels = {f"{hidden:.0%} of the pixels hidden": {rule: par.classify.risk_coverage(pooled(hidden, rule), pooled(hidden, "right")) for rule in RULES}
               for hidden in HIDDEN}
     risk_curves(panels, title="Abstaining when a fifth of the rows are no digits", note="Junk counts as wrong when it is answered. "
                 f"Plausible: a p-value of at least {LEVEL}.").savefig(options.out)

@@ -48,11 +48,11 @@ def main() -> None:
     model = par.MixtureDiscriminantAnalysis(4, image_shape=(8, 8)).fit(x[:1400], y[:1400])
     x, y, k = x[1400:1400 + ROWS], y[1400:1400 + ROWS], options.steps
 
-    telling = par.information_gain(model, x[:1])[0].argsort(descending=True)  # nothing seen: the same for every digit
-    looks = {"greedy": par.reveal(model, x, steps=k),
-             "most telling, fixed": par.reveal(model, x, telling[:k]),
-             "random": par.reveal(model, x, random.random((ROWS, 64)).argsort(1)[:, :k]),
-             "row by row": par.reveal(model, x, np.arange(k))}
+    telling = par.classify.information_gain(model, x[:1])[0].argsort(descending=True)  # nothing seen: the same for every digit
+    looks = {"greedy": par.classify.reveal(model, x, steps=k),
+             "most telling, fixed": par.classify.reveal(model, x, telling[:k]),
+             "random": par.classify.reveal(model, x, random.random((ROWS, 64)).argsort(1)[:, :k]),
+             "row by row": par.classify.reveal(model, x, np.arange(k))}
 
     at = sorted({min(n, k) for n in (1, 2, 4, 6, 8, 12, 16, 20, 24)})
     print(f"right of {ROWS} digits (%), after so many looks; the first look from which on it stays at {GOAL:.0%}")

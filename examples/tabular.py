@@ -58,7 +58,7 @@ class Mixture:
             x, rest, y, y_rest = train_test_split(x, y, test_size=0.2, stratify=y, random_state=0)
         self.model = par.MixtureDiscriminantAnalysis((1, 2, 3)).fit(x, y, visible=~np.isnan(x))
         if rest is not None:
-            self.model = par.TemperatureScaled(self.model).fit(rest, y_rest, visible=~np.isnan(rest))
+            self.model = par.classify.TemperatureScaled(self.model).fit(rest, y_rest, visible=~np.isnan(rest))
         return self
 
     def predict_proba(self, x):

@@ -50,7 +50,7 @@ def _kl_joints(p: Joint, q: Joint) -> Tensor:
         size = "real values" if p.num_states is None else f"{float(math.prod(p.num_states)):.3g} joint states"
         raise _NoExactDistance(
             f"KL({type(p).__name__} || {type(q).__name__}) over {size} has no exact answer here; it is exact for two tables, two "
-            f"Gaussians, and discrete joints of at most {MAX_STATES} states. What works: par.estimate_kl, with its standard error")
+            f"Gaussians, and discrete joints of at most {MAX_STATES} states. What works: par.comparison.estimate_kl, with its standard error")
     # Rounding may leave -1e-17 where the distance is zero.
     return torch.where(answer < 0, answer.abs() * 0, answer).expand(shape)
 

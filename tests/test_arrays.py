@@ -181,14 +181,14 @@ def test_held_out_scores_and_comparisons_read_arrays_and_nan():
     by_nan = par.compare(models, pd.DataFrame(torn))
     told = par.compare(models, torch.tensor(STATES), torch.tensor(~hidden))
     assert [row.score for row in by_nan.rows] == [row.score for row in told.rows]
-    assert torch.equal(par.held_out_score(models["tree"], torn), par.held_out_score(models["tree"], STATES, ~hidden))
-    recipes = {"chain": par.TableModel(par.MarkovChain), "tree": par.ChowLiuTree.from_data}
+    assert torch.equal(par.comparison.held_out_score(models["tree"], torn), par.comparison.held_out_score(models["tree"], STATES, ~hidden))
+    recipes = {"chain": par.comparison.TableModel(par.MarkovChain), "tree": par.ChowLiuTree.from_data}
     found = par.compare(recipes, pd.DataFrame(STATES))
     assert [row.score for row in found.rows] == [row.score for row in par.compare(recipes, torch.tensor(STATES)).rows]
     for recipe in recipes.values():
         with pytest.raises(ValueError, match=r"whole rows|complete rows"):
             par.compare({"a": recipe}, torn)
-    posterior = par.structure_posterior(pd.DataFrame(STATES))
+    posterior = par.comparison.structure_posterior(pd.DataFrame(STATES))
     posterior.predictive(STATES)
 
 

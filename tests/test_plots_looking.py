@@ -5,7 +5,7 @@ import pytest
 
 from PIL import Image
 
-from pyro_ar import risk_coverage
+from pyro_ar.classify import risk_coverage
 from pyro_ar.plots_looking import Revealed, reveal_panel, risk_curves
 
 

@@ -212,7 +212,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
-    recipe = par.NeuralModel(lambda: par.FVSBN(3, par.outputs.Categorical(4)), num_states=(2, 4, 3))
+    recipe = par.comparison.NeuralModel(lambda: par.FVSBN(3, par.outputs.Categorical(4)), num_states=(2, 4, 3))
     with pytest.raises(ValueError, match="numbers of states of their own"):
         par.save(recipe.family(), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

@@ -9,9 +9,11 @@ evidence of neural joints                 `Bayesian.log_evidence`
 PSIS-LOO of posterior draws               `to_inference_data`, `loo`, `refit_bad`
 scores of point estimates                 `held_out_score`, `cross_validate`, `paired_difference`
 mixtures of fitted joints                 `stacking_weights`, `average`
+how far one joint is from another         `kl_divergence`, `estimate_kl`, `closest_table`
 ========================================  =====================================================================
 """
 
+from pyro_ar.annealing import Evidence
 from pyro_ar.comparison.held_out import (
     Difference,
     average,
@@ -26,9 +28,11 @@ from pyro_ar.comparison.recipes import NeuralModel, TableModel, chain_over
 from pyro_ar.comparison.scoring import compare
 from pyro_ar.comparison.structures import StructurePosterior, structure_posterior, table_models, variable_orders
 from pyro_ar.comparison.table import Comparison, Row
+from pyro_ar.divergence import KLEstimate, closest_table, estimate_kl, kl_divergence
 
 __all__ = [
-    "Comparison", "Difference", "Loo", "NeuralModel", "Row", "StructurePosterior", "TableModel", "arviz_comparison", "average", "chain_over",
-    "compare", "cross_validate", "guide_draws", "held_out_score", "loo", "model_log_likelihood", "paired_difference", "pointwise_log_likelihood",
-    "refit_bad", "stacking_weights", "structure_posterior", "table_models", "to_inference_data", "variable_orders",
+    "Comparison", "Difference", "Evidence", "KLEstimate", "Loo", "NeuralModel", "Row", "StructurePosterior", "TableModel", "arviz_comparison", "average",
+    "chain_over", "closest_table", "compare", "cross_validate", "estimate_kl", "guide_draws", "held_out_score", "kl_divergence", "loo",
+    "model_log_likelihood", "paired_difference", "pointwise_log_likelihood", "refit_bad", "stacking_weights", "structure_posterior", "table_models",
+    "to_inference_data", "variable_orders",
 ]

@@ -2,13 +2,15 @@ r"""What came out of a comparison: one table and one picture for any mix of join
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_ar.checks import counted, one_line
 from pyro_ar.comparison.predictive import Loo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["METHODS", "Comparison", "Row"]
 
@@ -96,8 +98,10 @@ class Comparison:
         text = ["  ".join(c.ljust(w) if i in (0, 9) else c.rjust(w) for i, (c, w) in enumerate(zip(line, wide, strict=True))).rstrip() for line in lines]
         return "\n".join([*text, "", *self.notes])
 
-    def figure(self) -> Figure:
+    def figure(self) -> "Figure":
         """Differences to the best model with their paired errors, one line each, the best on top."""
+        from matplotlib.figure import Figure  # slow to import, and only this picture needs it
+
         figure = Figure(figsize=(8.5, 1.6 + 0.42 * len(self.rows)), dpi=130, layout="constrained")
         axis = figure.subplots()
         styles = dict(zip(METHODS, (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#000000", "D")), strict=True))

@@ -27,7 +27,7 @@ def slow(confidence, right):
 def test_curve_is_the_mean_over_all_orders_of_ties(seed):
     random = np.random.default_rng(seed)
     confidence, right = random.integers(0, 4, 7) / 3, random.random(7) < 0.6
-    curve = par.risk_coverage(confidence, right)
+    curve = par.classify.risk_coverage(confidence, right)
     np.testing.assert_allclose(curve.risk, slow(confidence, right))
     np.testing.assert_allclose(curve.coverage, np.arange(1, 8) / 7)
     assert curve.area == pytest.approx(slow(confidence, right).mean())
@@ -38,10 +38,10 @@ def test_order_of_rows_does_not_matter_and_nor_does_the_scale():
     random = np.random.default_rng(0)
     confidence, right = random.integers(0, 9, 60).astype(float), random.random(60) < 0.7
     shuffle = random.permutation(60)
-    curve, other = par.risk_coverage(confidence, right), par.risk_coverage(torch.tensor(confidence[shuffle]).exp(), torch.tensor(right[shuffle]))
+    curve, other = par.classify.risk_coverage(confidence, right), par.classify.risk_coverage(torch.tensor(confidence[shuffle]).exp(), torch.tensor(right[shuffle]))
     np.testing.assert_allclose(curve.risk, other.risk)
     infinite = np.where(confidence == 8, np.inf, np.where(confidence == 0, -np.inf, confidence))
-    np.testing.assert_allclose(par.risk_coverage(infinite, right).risk, curve.risk)
+    np.testing.assert_allclose(par.classify.risk_coverage(infinite, right).risk, curve.risk)
 
 
 # A promise about new rows.
@@ -71,7 +71,7 @@ def test_the_promise_holds_on_new_rows(ties, failure):
     for _ in range(600):
         confidence, right = sure(1500, random)
         shown = np.floor(20 * confidence) / 20 if ties else confidence
-        curve = par.risk_coverage(shown, right)
+        curve = par.classify.risk_coverage(shown, right)
         answered, threshold = curve.at_risk(0.05, failure)
         coverage.append(answered)
         assert answered == np.mean(shown >= threshold)
@@ -114,7 +114,7 @@ def test_at_risk_against_a_slow_walk(seed):
     right = random.random(120) < 0.4 + 0.62 * confidence
     for most, failure in ((0.2, 0.1), (0.3, 0.5), (0.45, 0.01)):
         chosen = by_hand(confidence, right, most, failure)
-        coverage, threshold = par.risk_coverage(confidence, right).at_risk(most, failure)
+        coverage, threshold = par.classify.risk_coverage(confidence, right).at_risk(most, failure)
         assert coverage == len(chosen) / 120
         assert sorted(np.flatnonzero(confidence >= threshold)) == sorted(chosen)
 
@@ -122,11 +122,11 @@ def test_at_risk_against_a_slow_walk(seed):
 def test_what_few_rows_cannot_promise():
     """Without an error 1 % holds from 230 rows on: .99^229 > .1 > .99^230."""
     for rows, coverage in ((229, 0.0), (230, 1.0)):
-        curve = par.risk_coverage(np.linspace(0, 1, rows), np.ones(rows, dtype=bool))
+        curve = par.classify.risk_coverage(np.linspace(0, 1, rows), np.ones(rows, dtype=bool))
         assert curve.at_risk(0.01) == (coverage, 0.0 if coverage else math.inf)
         assert curve.at_risk(0.0) == (0.0, math.inf)
         assert curve.at_risk(1.0) == (1.0, 0.0)
-    assert par.risk_coverage([np.inf, np.inf], [False, False]).at_risk(0.5) == (0.0, math.inf)
+    assert par.classify.risk_coverage([np.inf, np.inf], [False, False]).at_risk(0.5) == (0.0, math.inf)
     with pytest.raises(ValueError, match="failure must be a probability"):
         curve.at_risk(0.1, 0.0)
 
@@ -137,50 +137,50 @@ def fitted():
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order], y[order]
     classifier = par.DiscriminantAnalysis().fit(x[:900], y[:900])
-    return classifier, par.Plausibility(classifier).fit(x[900:1200]), x[1200:], y[1200:]
+    return classifier, par.classify.Plausibility(classifier).fit(x[900:1200]), x[1200:], y[1200:]
 
 
 def test_decisions(fitted):
     classifier, plausible, x, y = fitted
     visible = np.random.default_rng(1).random((len(x), 64)).argsort(1) >= 48
     visible = np.repeat(visible[:6], 100, axis=0)[:len(x)]
-    plain = par.decide(classifier, x, visible)
+    plain = par.classify.decide(classifier, x, visible)
     assert plain.answered.all()
     assert plain.p_value is None
     np.testing.assert_array_equal(plain.labels, classifier.predict(x, visible))
-    decision = par.decide(classifier, x, visible, least_posterior=0.8, plausibility=plausible, least_p_value=0.05)
+    decision = par.classify.decide(classifier, x, visible, least_posterior=0.8, plausibility=plausible, least_p_value=0.05)
     np.testing.assert_array_equal(decision.posterior, classifier.predict_proba(x, visible).max(1))
     np.testing.assert_array_equal(decision.p_value, plausible.p_value(x, visible))
     np.testing.assert_array_equal(decision.answered, (decision.posterior >= 0.8) & (decision.p_value >= 0.05))
     right = decision.labels == y
     assert right[decision.answered].mean() > right.mean() + 0.05
-    assert par.decide(par.LogisticRegression().fit(x, y), x[:3], least_posterior=0.5).labels.shape == (3,)
+    assert par.classify.decide(par.LogisticRegression().fit(x, y), x[:3], least_posterior=0.5).labels.shape == (3,)
 
 
 def test_a_threshold_of_a_promise_goes_into_a_decision(fitted):
     """Chosen on 300 rows that the classifier had not seen, reported on the 297 that are left."""
     classifier, _, x, y = fitted
     visible = np.arange(64) % 4 > 0
-    chosen = par.decide(classifier, x[:300], visible)
-    coverage, threshold = par.risk_coverage(chosen.posterior, chosen.labels == y[:300]).at_risk(0.05)
-    decision = par.decide(classifier, x[300:], visible, least_posterior=threshold)
+    chosen = par.classify.decide(classifier, x[:300], visible)
+    coverage, threshold = par.classify.risk_coverage(chosen.posterior, chosen.labels == y[:300]).at_risk(0.05)
+    decision = par.classify.decide(classifier, x[300:], visible, least_posterior=threshold)
     assert 0.5 < coverage
     assert decision.answered.mean() == pytest.approx(coverage, abs=0.15)
     assert (decision.labels != y[300:])[decision.answered].mean() < 0.05
-    assert not par.decide(classifier, x[:5], least_posterior=math.inf).answered.any()
+    assert not par.classify.decide(classifier, x[:5], least_posterior=math.inf).answered.any()
 
 
 def test_bad_input(fitted):
     classifier, _, x, _ = fitted
     with pytest.raises(ValueError, match="least_posterior must be a probability"):
-        par.decide(classifier, x, least_posterior=1.5)
+        par.classify.decide(classifier, x, least_posterior=1.5)
     with pytest.raises(ValueError, match="needs a fitted Plausibility"):
-        par.decide(classifier, x, least_p_value=0.1)
+        par.classify.decide(classifier, x, least_p_value=0.1)
     for confidence, right in (([0.1], [1]), ([], []), ([0.1, 0.2], [True]), ([[0.1]], [[True]])):
         with pytest.raises(ValueError, match="must be"):
-            par.risk_coverage(confidence, np.array(right, dtype=bool) if right == [] else right)
+            par.classify.risk_coverage(confidence, np.array(right, dtype=bool) if right == [] else right)
     with pytest.raises(ValueError, match="NaN"):
-        par.risk_coverage([np.nan], [True])
+        par.classify.risk_coverage([np.nan], [True])
 
 
 def test_plausibility_buys_what_the_posterior_cannot(fitted):
@@ -191,9 +191,9 @@ def test_plausibility_buys_what_the_posterior_cannot(fitted):
     classifier, plausible, x, y = fitted
     junk = np.random.default_rng(2).permuted(16 - x[:150], axis=1)
     rows, right = np.concatenate([x, junk]), np.append(classifier.predict(x) == y, np.zeros(150, dtype=bool))
-    decision = par.decide(classifier, rows, plausibility=plausible)
-    alone = par.risk_coverage(decision.posterior, right)
-    both = par.risk_coverage(np.where(decision.p_value >= 0.05, decision.posterior, -1.0), right)
+    decision = par.classify.decide(classifier, rows, plausibility=plausible)
+    alone = par.classify.risk_coverage(decision.posterior, right)
+    both = par.classify.risk_coverage(np.where(decision.p_value >= 0.05, decision.posterior, -1.0), right)
     assert both.area < alone.area / 2
     assert alone.at_risk(0.05)[0] < both.at_risk(0.05)[0]
 
@@ -201,4 +201,4 @@ def test_plausibility_buys_what_the_posterior_cannot(fitted):
 @pytest.mark.parametrize("most", [-0.1, 1.1, math.nan])
 def test_a_risk_is_a_share(most):
     with pytest.raises(ValueError, match="risk from 0 to 1"):
-        par.risk_coverage(np.array([0.5, 0.9]), np.array([True, False])).at_risk(most)
+        par.classify.risk_coverage(np.array([0.5, 0.9]), np.array([True, False])).at_risk(most)

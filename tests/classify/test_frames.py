@@ -28,12 +28,12 @@ CLASSIFIERS = {
     "trees": lambda: par.GenerativeClassifier(par.ChowLiuTree, fit_options=LEVELS),
     "mixtures": lambda: par.MixtureDiscriminantAnalysis((1, 2)),
     "logistic": lambda: par.LogisticRegression("mean"),
-    "semi-supervised": lambda: par.SemiSupervised(par.DiscriminantAnalysis()),
+    "semi-supervised": lambda: par.classify.SemiSupervised(par.DiscriminantAnalysis()),
 }
 COMPLETE = {
-    "net": lambda: par.PatternNet(**NETS),
-    "corrected": lambda: par.CorrectedClassifier(par.DiscriminantAnalysis(), par.PatternNet(**NETS), folds=2),
-    "levels": lambda: par.MixtureChainClassifier(par.MixtureDiscriminantAnalysis(1), num_levels=4, steps=2),
+    "net": lambda: par.classify.PatternNet(**NETS),
+    "corrected": lambda: par.classify.CorrectedClassifier(par.DiscriminantAnalysis(), par.classify.PatternNet(**NETS), folds=2),
+    "levels": lambda: par.classify.MixtureChainClassifier(par.MixtureDiscriminantAnalysis(1), num_levels=4, steps=2),
     "logistic, unfilled": lambda: par.LogisticRegression(),
 }
 
@@ -132,21 +132,21 @@ def test_what_stands_beside_the_classifiers_reads_nan_too(levels):
     torn = np.where(visible, X, np.nan)
     X, torn = X + 0.01, torn + 0.01
     model = par.DiscriminantAnalysis().fit(X - 0.02, y)
-    np.testing.assert_array_equal(par.information_gain(model, torn), par.information_gain(model, X, visible))
-    gain = par.information_gain(model, X[:2])  # no NaN at all: nothing is seen yet
-    np.testing.assert_array_equal(gain, par.information_gain(model, X[:2], np.zeros(4, bool)))
+    np.testing.assert_array_equal(par.classify.information_gain(model, torn), par.classify.information_gain(model, X, visible))
+    gain = par.classify.information_gain(model, X[:2])  # no NaN at all: nothing is seen yet
+    np.testing.assert_array_equal(gain, par.classify.information_gain(model, X[:2], np.zeros(4, bool)))
     with pytest.raises(ValueError, match="so all of X must be finite"):
-        par.reveal(model, torn)
-    plausible = par.Plausibility(model).fit(X)
+        par.classify.reveal(model, torn)
+    plausible = par.classify.Plausibility(model).fit(X)
     np.testing.assert_array_equal(plausible.p_value(torn), plausible.p_value(X, visible))
     np.testing.assert_array_equal(plausible.log_prob(torn), model.score_samples(X, visible))
     with pytest.raises(ValueError, match="complete rows are wanted"):
-        par.Plausibility(model).fit(torn)
-    found = par.decide(model, torn, least_posterior=0.6, plausibility=plausible, least_p_value=0.1)
-    for a, b in zip(found, par.decide(model, X, visible, least_posterior=0.6, plausibility=plausible, least_p_value=0.1), strict=True):
+        par.classify.Plausibility(model).fit(torn)
+    found = par.classify.decide(model, torn, least_posterior=0.6, plausibility=plausible, least_p_value=0.1)
+    for a, b in zip(found, par.classify.decide(model, X, visible, least_posterior=0.6, plausibility=plausible, least_p_value=0.1), strict=True):
         np.testing.assert_array_equal(a, b)
-    scaled = par.TemperatureScaled(model).fit(torn, y)
-    assert scaled.temperature_ == par.TemperatureScaled(model).fit(X, y, visible).temperature_
+    scaled = par.classify.TemperatureScaled(model).fit(torn, y)
+    assert scaled.temperature_ == par.classify.TemperatureScaled(model).fit(X, y, visible).temperature_
     np.testing.assert_array_equal(scaled.predict_proba(torn), scaled.predict_proba(X, visible))
 
 

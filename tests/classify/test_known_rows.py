@@ -38,16 +38,16 @@ def test_digests_are_those_of_what_is_seen():
 @pytest.mark.parametrize("make", [
     lambda x, y: par.DiscriminantAnalysis().fit(x, y),
     lambda x, y: par.MixtureDiscriminantAnalysis(1).fit(torch.tensor(x.reshape(-1, 8, 8)), y),
-    lambda x, y: par.SemiSupervised(par.DiscriminantAnalysis(), em_steps=1).fit(x, np.where(np.arange(len(y)) % 5, y, -1)).classifier_,
+    lambda x, y: par.classify.SemiSupervised(par.DiscriminantAnalysis(), em_steps=1).fit(x, np.where(np.arange(len(y)) % 5, y, -1)).classifier_,
 ], ids=["Gaussian", "mixture of images", "semi-supervised"])
 def test_plausibility_wants_new_rows(digits, make):
     x, y = digits
     model = make(x[:900], y[:900])
     with pytest.raises(ValueError, match=r"not fitted to: its own training rows look more plausible.*; got '300 of 300 that it was fitted to'"):
-        par.Plausibility(model).fit(x[200:500])
+        par.classify.Plausibility(model).fit(x[200:500])
     with pytest.raises(ValueError, match="got '100 of 300"):
-        par.Plausibility(pickle.loads(pickle.dumps(model))).fit(torch.tensor(x[800:1100]).float())
-    assert (par.Plausibility(model).fit(x[900:1200]).p_value(x[1200:1400]) <= 0.05).mean() < 0.15
+        par.classify.Plausibility(pickle.loads(pickle.dumps(model))).fit(torch.tensor(x[800:1100]).float())
+    assert (par.classify.Plausibility(model).fit(x[900:1200]).p_value(x[1200:1400]) <= 0.05).mean() < 0.15
 
 
 def test_what_training_rows_would_have_done(digits):
@@ -55,7 +55,7 @@ def test_what_training_rows_would_have_done(digits):
     x, y = digits
     model = par.DiscriminantAnalysis(shrinkage=0.001).fit(x[:900], y[:900])
     del model.training_rows_  # an older classifier
-    rings = (par.Plausibility(model).fit(x[:300]).p_value(x[900:1200]) <= 0.05).mean()
+    rings = (par.classify.Plausibility(model).fit(x[:300]).p_value(x[900:1200]) <= 0.05).mean()
     assert rings > 0.5
 
 
@@ -64,11 +64,11 @@ def test_a_temperature_wants_new_rows(digits):
     for model in (par.DiscriminantAnalysis(), par.LogisticRegression()):
         model.fit(x[:900], y[:900])
         with pytest.raises(ValueError, match="surer of its own training rows"):
-            par.TemperatureScaled(model).fit(x[:300], y[:300])
+            par.classify.TemperatureScaled(model).fit(x[:300], y[:300])
         some = np.random.default_rng(0).random((300, 64)) < np.where(np.arange(300) % 5, 0.5, 1.1)[:, None]  # a fifth of the rows is seen whole
         with pytest.raises(ValueError, match="got '60 of 300"):
-            par.TemperatureScaled(model).fit(x[:300], y[:300], visible=some)
-        assert par.TemperatureScaled(model).fit(x[900:1200], y[900:1200]).temperature_ > 0
+            par.classify.TemperatureScaled(model).fit(x[:300], y[:300], visible=some)
+        assert par.classify.TemperatureScaled(model).fit(x[900:1200], y[900:1200]).temperature_ > 0
 
 
 def test_rows_that_repeat_are_no_proof():
@@ -76,11 +76,11 @@ def test_rows_that_repeat_are_no_proof():
     random = np.random.default_rng(0)
     x, y = random.integers(0, 2, (400, 3)).astype(float), random.integers(0, 2, 400)
     model = par.GenerativeClassifier(par.FullyIndependent).fit(x[:200], y[:200])
-    assert len(par.Plausibility(model).fit(x[200:]).reference_) == 200
+    assert len(par.classify.Plausibility(model).fit(x[200:]).reference_) == 200
     flowers, kinds = load_iris(return_X_y=True)
     for seed in range(40):
         order = np.random.default_rng(seed).permutation(150)
-        par.Plausibility(par.DiscriminantAnalysis().fit(flowers[order[:75]], kinds[order[:75]])).fit(flowers[order[75:]])
+        par.classify.Plausibility(par.DiscriminantAnalysis().fit(flowers[order[:75]], kinds[order[:75]])).fit(flowers[order[75:]])
 
 
 @pytest.mark.parametrize("kinds", [50, 1000, 100_000])

@@ -48,7 +48,7 @@ def test_a_slow_count(digits, gaussian, two_sided):
     visible[4] = visible[3]
     rows[5] = 16 - rows[5]
     seen_only = np.where(visible, rows, np.nan)
-    got = par.Plausibility(gaussian).fit(reference).p_value(seen_only, visible, two_sided=two_sided)
+    got = par.classify.Plausibility(gaussian).fit(reference).p_value(seen_only, visible, two_sided=two_sided)
     for r in range(6):
         own = gaussian.score_samples(rows[r:r + 1], visible[r:r + 1]).item()
         others = [gaussian.score_samples(z[None], visible[r:r + 1]).item() for z in reference]
@@ -61,7 +61,7 @@ def test_ties_count_as_plausible():
     X, y = np.array([[0, 0], [0, 1], [1, 1], [1, 1]]), np.array([0, 0, 1, 1])
     classifier = par.GenerativeClassifier(par.FullyIndependent).fit(X, y)
     reference = np.repeat([[0, 0], [1, 1]], [3, 6], axis=0)  # two kinds of rows alone
-    p = par.Plausibility(classifier).fit(reference)
+    p = par.classify.Plausibility(classifier).fit(reference)
     assert p.p_value(np.array([[0, 0], [1, 1]])).tolist() == [0.4, 1.0]
     assert p.p_value(np.array([[0, 0], [1, 1]]), two_sided=True).tolist() == [0.8, 1.0]
 
@@ -76,7 +76,7 @@ def test_ordinary_rows_ring_as_rarely_as_promised(digits, gaussian, hidden, two_
     """
     x, _ = digits
     visible = np.repeat(patterns(10, hidden, 2), 30, axis=0)
-    p = par.Plausibility(gaussian).fit(x[900:1200]).p_value(x[1200:1500], visible, two_sided=two_sided)
+    p = par.classify.Plausibility(gaussian).fit(x[900:1200]).p_value(x[1200:1500], visible, two_sided=two_sided)
     for level in (0.05, 0.1, 0.5):
         spread = np.sqrt(2 * level * (1 - level) / 300)
         assert (p <= level).mean() < level + stats.norm.isf(1e-4) * spread
@@ -87,14 +87,14 @@ def test_it_holds_whatever_the_joint(digits):
     x, _ = digits
     random = np.random.default_rng(3)
     useless = par.DiscriminantAnalysis().fit(random.normal(size=(100, 64)), random.integers(0, 2, 100))
-    p = par.Plausibility(useless).fit(x[:300]).p_value(x[300:1000])
+    p = par.classify.Plausibility(useless).fit(x[:300]).p_value(x[300:1000])
     assert (p <= 0.1).mean() < 0.1 + stats.norm.isf(1e-4) * np.sqrt(0.09 * (1 / 300 + 1 / 700))
 
 
 def test_other_things_ring(digits, gaussian):
     """What the fixed digits gave, at level 0.05: noise and inverted digits always, digits on their heads in most cases."""
     x, _ = digits
-    plausible, rows = par.Plausibility(gaussian).fit(x[900:1200]), x[1200:1400]
+    plausible, rows = par.classify.Plausibility(gaussian).fit(x[900:1200]), x[1200:1400]
     random = np.random.default_rng(4)
     strange = {"noise": random.integers(0, 17, rows.shape), "inverted": 16 - rows, "shuffled": random.permuted(rows, axis=1),
                "mirrored": rows.reshape(-1, 8, 8).swapaxes(1, 2).reshape(-1, 64)}
@@ -109,7 +109,7 @@ def test_too_plausible_is_strange_too(digits):
     """A blank image is more probable than any digit to the mixture: one-sided it passes, two-sided it rings."""
     x, y = digits
     model = par.GenerativeClassifier(par.ChowLiuTree, fit_options={"num_states": 17, "pseudocount": 0.1}).fit(x[:900], y[:900])
-    plausible = par.Plausibility(model).fit(x[900:1200])
+    plausible = par.classify.Plausibility(model).fit(x[900:1200])
     assert plausible.p_value(np.zeros((1, 64)))[0] > 0.9
     assert plausible.p_value(np.zeros((1, 64)), two_sided=True)[0] < 0.05
 
@@ -118,11 +118,11 @@ def test_images_tensors_and_conventions(digits):
     x, y = digits
     images = torch.tensor(x.reshape(-1, 8, 8))
     classifier = par.DiscriminantAnalysis().fit(images[:500], y[:500])
-    plausible = par.Plausibility(classifier, max_reference=50).fit(images[500:600])
+    plausible = par.classify.Plausibility(classifier, max_reference=50).fit(images[500:600])
     assert plausible.reference_.shape == (50, 8, 8)
     visible = par.visible.half((8, 8), "left")
     p = plausible.p_value(images[600:605], visible)
-    flat = par.Plausibility(classifier, max_reference=50).fit(x[500:600])
+    flat = par.classify.Plausibility(classifier, max_reference=50).fit(x[500:600])
     np.testing.assert_array_equal(p, flat.p_value(x[600:605], visible.flatten().numpy()))
     np.testing.assert_allclose(plausible.log_prob(images[:3], visible), classifier.score_samples(images[:3], visible))
     assert clone(plausible).get_params()["max_reference"] == 50
@@ -131,10 +131,10 @@ def test_images_tensors_and_conventions(digits):
 def test_bad_input(digits, gaussian):
     x, _ = digits
     with pytest.raises(ValueError, match="GenerativeClassifier"):
-        par.Plausibility(par.LogisticRegression()).fit(x)
+        par.classify.Plausibility(par.LogisticRegression()).fit(x)
     with pytest.raises(ValueError, match="max_reference"):
-        par.Plausibility(gaussian, max_reference=0).fit(x)
+        par.classify.Plausibility(gaussian, max_reference=0).fit(x)
     with pytest.raises(ValueError, match="finite"):
-        par.Plausibility(gaussian).fit(x * np.nan)
+        par.classify.Plausibility(gaussian).fit(x * np.nan)
     with pytest.raises(ValueError, match="not fitted"):
-        par.Plausibility(gaussian).p_value(x)
+        par.classify.Plausibility(gaussian).p_value(x)

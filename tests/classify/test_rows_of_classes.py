@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 
 from pyro_ar import (
-    CorrectedClassifier,
     DiscriminantAnalysis,
     FullyIndependent,
     GenerativeClassifier,
     LogisticRegression,
-    MixtureChainClassifier,
     MixtureDiscriminantAnalysis,
-    PatternNet,
-    SemiSupervised,
 )
+from pyro_ar.classify import CorrectedClassifier, MixtureChainClassifier, PatternNet, SemiSupervised
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, StudentT
 
 ROWS = np.random.default_rng(0).integers(0, 4, (41, 3)).astype(float)

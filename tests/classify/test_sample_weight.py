@@ -90,6 +90,6 @@ def test_bad_weights_are_refused(weights, match, rows):
 def test_fits_by_steps_refuse_weights(rows):
     X, y, *_ = rows
     family = par.FVSBN(3, output=par.outputs.Categorical(3), context_dim=2)
-    for model in (par.GenerativeClassifier(family), par.MixtureChainClassifier(par.MixtureDiscriminantAnalysis(1), steps=1)):
+    for model in (par.GenerativeClassifier(family), par.classify.MixtureChainClassifier(par.MixtureDiscriminantAnalysis(1), steps=1)):
         with pytest.raises(ValueError, match="take no sample_weight"):
             model.fit(X[:40], y[:40], sample_weight=np.ones(40))

@@ -8,7 +8,8 @@ import torch
 
 from sklearn.datasets import load_breast_cancer, load_wine
 
-from pyro_ar import DiscriminantAnalysis, GenerativeClassifier, MixtureDiscriminantAnalysis, SemiSupervised
+from pyro_ar import DiscriminantAnalysis, GenerativeClassifier, MixtureDiscriminantAnalysis
+from pyro_ar.classify import SemiSupervised
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from pyro_ar.elliptical.units import column_units
 

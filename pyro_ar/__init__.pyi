@@ -1,0 +1,36 @@
+# The public names, each imported from its file on first use: read by `lazy_loader` at run time, and by type checkers.
+
+from . import classify as classify
+from . import comparison as comparison
+from . import data as data
+from . import order as order
+from . import outputs as outputs
+from . import plots as plots
+from . import plots_looking as plots_looking
+from . import testing as testing
+from . import visible as visible
+from .autoregressive import Autoregressive
+from .bayesian import Bayesian, Posterior
+from .checks import IntractableError
+from .classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression, MixtureDiscriminantAnalysis
+from .comparison import compare
+from .elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
+from .estimate import estimate_log_marginal
+from .families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
+from .imputing import impute
+from .joint import Given, Joint, Latent, Marginal
+from .mixture import Mixture
+from .mixture_chain import MixtureChain
+from .rank_normal import RankNormal
+from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
+from .training import Fit, fit, load, save
+from .transformed import Transformed
+
+__all__ = [
+    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
+    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LogisticRegression", "LowRankGaussian", "LowRankStudentT",
+    "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "OrderlessNADE", "OverOrders", "Posterior",
+    "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
+]
+
+__version__: str
