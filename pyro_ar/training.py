@@ -1,32 +1,35 @@
 r"""Maximum likelihood for neural families on Lightning, and files that hold a trained family.
 
 The same families train with Pyro's own `SVI`; `fit` is the short way: progress bar, early stopping on
-held-out nats, the best weights kept, and resumption of an interrupted run.
+held-out nats, the best weights kept, and resumption of a run that was killed.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
-import pickle
-import tempfile
 import warnings
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 
+from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor, nn
 
 from pyro_ar import families as _families
 from pyro_ar.arrays import Array, as_tensor
+from pyro_ar.checkpoint import WEIGHTS, Run, atomic_io, described, weights_digest
 from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.nets.own_states import OwnStates
+from pyro_ar.provenance import digest_of
 from pyro_ar.visible import read_rows
 
 __all__ = ["Fit", "fit", "load", "save"]
@@ -56,11 +59,16 @@ class Fit:
 def fit(model: Any, x: Array, context: Array | None = None, visible: Array | None = None, *,
         held_out: float | tuple[Array | None, ...] = 0.1, epochs: int = 200, batch_size: int = 128, lr: float = 1e-3,
         weight_decay: float = 0.0, patience: int = 20, seed: int = 0, progress: bool = True,
-        folder: str | os.PathLike[str] | None = None, accelerator: str = "auto", devices: Any = 1) -> Fit:
+        folder: str | os.PathLike[str] | None = None, keep_old_results: bool = False, accelerator: str = "auto", devices: Any = 1) -> Fit:
     r"""Train a family by maximum likelihood, in place; the best weights are kept.
 
     The objective of a row is `model.training_log_prob`: log p(x | context) for a fixed order, the
     order-agnostic objective for any-order families, log p(x_visible | context) where cells are hidden.
+
+    With a `folder`, the whole state of the run is written there after every epoch. Interrupted at any moment (killed, too) and called again
+    with a model of the same starting weights, the run goes on from its last whole epoch to the very same weights as undisturbed: bit for bit
+    on one thread, since every epoch draws from a seed of its own. A finished run is not trained again; its answer is read. A call that is
+    interrupted by an exception leaves the model with its starting weights.
 
     Args:
         model: The family to train (or an `OverOrders` around one).
@@ -73,14 +81,16 @@ def fit(model: Any, x: Array, context: Array | None = None, visible: Array | Non
         lr: Adam's step size, decayed along a cosine to zero.
         weight_decay: Decoupled, as in AdamW.
         patience: Epochs without a better held-out figure before it stops.
-        seed: Of the split, the batches and the orders.
+        seed: Of the split, the batches and the orders, whatever was seeded outside; the generators outside are left as they were.
         progress: Show a progress bar.
-        folder: Keep checkpoints there; the same call again resumes an interrupted run.
+        folder: Keep the run there, in one file; the same call again goes on with it. `progress`, `accelerator` and `devices` may change.
+        keep_old_results: Go on in a folder that other code of this library has written, with a warning.
         accelerator: As in Lightning.
         devices: As in Lightning.
 
     Raises:
-        ValueError: Shapes that do not fit, no rows, or weights or a loss that went NaN.
+        ValueError: Shapes that do not fit, no rows, a loss that went NaN, or a folder with a torn file or with a run of other rows, settings,
+            model, starting weights or code: it says which.
         IntractableError: A fixed-order family cannot score these incomplete rows.
     """
     require(hasattr(model, "training_log_prob"), "par.fit wants a family, such as par.NADE(...)", type(model).__name__)
@@ -92,14 +102,21 @@ def fit(model: Any, x: Array, context: Array | None = None, visible: Array | Non
     require(min(epochs, batch_size, patience) >= 1, "epochs, batch_size and patience must be at least 1",
             epochs, batch_size, patience)
     require(lr > 0 and math.isfinite(lr), "lr must be positive", lr)
-    with contextlib.ExitStack() as stack:
-        where = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        where.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_quiet())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(seed)
-        return _run(model, train, val, where, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-                    patience=patience, seed=seed, progress=progress, accelerator=accelerator, devices=devices)
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "patience": patience, "seed": seed}
+    run = None
+    if folder is not None:
+        held = held_out if isinstance(held_out, float) else digest_of(*_seen(val).values())
+        about = {"held_out": held, "model": described(model), WEIGHTS: weights_digest(model)}
+        run = Run.open(folder, settings | {name: digest_of(t) for name, t in _seen(rows).items()} | about, keep_old_results=keep_old_results)
+    steps = epochs * math.ceil(len(train["x"]) / batch_size)
+    task = _task(model, lr, weight_decay, steps, seed, run)
+    if run is not None and run.done:
+        task.on_load_checkpoint(run.found)
+    else:
+        with _undisturbed(model, accelerator, restored=run is not None):
+            _train(task, train, val, run, epochs=epochs, batch_size=batch_size, patience=patience, seed=seed, progress=progress,
+                   accelerator=accelerator, devices=devices)
+    return _kept(task, epochs, lr)
 
 
 def _rows(model: Any, x: Array | None, context: Array | None = None, visible: Array | None = None) -> dict[str, Tensor]:
@@ -128,54 +145,75 @@ def _split(rows: dict[str, Tensor], share: float, seed: int) -> tuple[dict[str, 
     return ({k: t[shuffled[cut:]] for k, t in rows.items()}, {k: t[shuffled[:cut]] for k, t in rows.items()})
 
 
-def _run(model: nn.Module, train: dict[str, Tensor], val: dict[str, Tensor], folder: Path, *, epochs: int, batch_size: int,
-         lr: float, weight_decay: float, patience: int, seed: int, progress: bool, accelerator: str, devices: Any) -> Fit:
+def _seen(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rows without what is stored under hidden cells, which is never read."""
+    x = rows["x"].where(rows["visible"], 0) if "visible" in rows else rows["x"]
+    return {"rows": x, **{name: t for name, t in rows.items() if name != "x"}}
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module, accelerator: str, *, restored: bool) -> Iterator[None]:
+    """Training mode inside; outside all is as it was: modes, generators, warnings, and where `restored` the weights of an interrupted model."""
+    modes = {part: part.training for part in model.modules()}
+    weights = {name: t.clone() for name, t in model.state_dict().items()} if restored else {}
+    devices = range(torch.cuda.device_count()) if accelerator != "cpu" else []
+    with _quiet(), torch.random.fork_rng(devices=devices), contextlib.ExitStack() as stack:
+        stack.callback(set_rng_state, get_rng_state())
+        try:
+            model.train()
+            yield
+        except BaseException:
+            if restored:
+                model.load_state_dict(weights)
+            raise
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+
+def _train(task: Any, train: dict[str, Tensor], val: dict[str, Tensor], run: Run | None, *, epochs: int, batch_size: int, patience: int, seed: int,
+           progress: bool, accelerator: str, devices: Any) -> None:
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-    steps = epochs * math.ceil(len(train["x"]) / batch_size)
-    task = _task(model, lr, weight_decay, steps, seed)
-    best = ModelCheckpoint(folder, filename="best", monitor="held_out_nats", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("held_out_nats", patience=patience, check_finite=True)
-    bar: list[Any] = [TQDMProgressBar()] if progress else []
-    trainer = Trainer(accelerator=accelerator, devices=devices, max_epochs=epochs, callbacks=[best, stop, *bar], logger=False,
-                      enable_model_summary=False, enable_progress_bar=progress, num_sanity_val_steps=0)
-    last = folder / "last.ckpt"
-    _check_resumable(last, task)
+    callbacks: list[Any] = [stop, *([TQDMProgressBar()] if progress else [])]
+    if run is not None:
+        callbacks.append(ModelCheckpoint(run.path.parent, filename=run.path.stem, save_on_train_epoch_end=True, enable_version_counter=False))
+    trainer = Trainer(accelerator=accelerator, devices=devices, max_epochs=epochs, callbacks=callbacks, logger=False, enable_model_summary=False,
+                      enable_checkpointing=run is not None, enable_progress_bar=progress, num_sanity_val_steps=0, plugins=atomic_io())
+
+    def order() -> Tensor:
+        return torch.randperm(len(train["x"]), generator=torch.Generator().manual_seed(_seed_of(seed, task.epoch, "batches")))
+
+    loaders = _batches(train, batch_size, order), _batches(val, 4 * batch_size, lambda: torch.arange(len(val["x"])))
     try:
-        trainer.fit(task, _batches(train, batch_size, True), _batches(val, 4 * batch_size, False),
-                    ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        trainer.fit(task, *loaders, ckpt_path=str(run.path) if run is not None and run.found is not None else None, weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit; whether to leave is our caller's choice
             raise KeyboardInterrupt from None
         raise
-    require(bool(task.history) or last.exists(), "training ended before its first epoch")
-    require(all(math.isfinite(v) for pair in task.history for v in pair),
-            "training diverged: a loss became NaN or infinite; use a smaller lr", lr)
-    state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("family."): v for k, v in state.items()})
-    score = float(best.best_model_score) if best.best_model_score is not None else math.nan
-    held = [v for _, v in task.history]
-    return Fit(score, held.index(min(held)) if held else 0, len(held), stop.stopped_epoch > 0, task.history)
 
 
-def _check_resumable(checkpoint: Path, task: nn.Module) -> None:
-    """Refuse a checkpoint that is torn, or of another model."""
-    if not checkpoint.exists():
-        return
-    try:
-        state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    except (EOFError, IndexError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{checkpoint} is no checkpoint of par.fit, or is torn ({type(error).__name__}); remove it to start over") from None
-    mine = {name: t.shape for name, t in task.state_dict().items()}
-    require({name: t.shape for name, t in state.items()} == mine,
-            f"{checkpoint} is of another model; use another folder", sorted(set(state) ^ set(mine))[:4])
+def _kept(task: Any, epochs: int, lr: float) -> Fit:
+    """Give the model its best weights."""
+    history: list[tuple[float, float]] = task.history
+    require(len(history) > 0, "training ended before its first epoch")
+    require(all(math.isfinite(v) for pair in history for v in pair), "training diverged: a loss became NaN or infinite; use a smaller lr", lr)
+    task.family.load_state_dict(task.best)
+    held = [v for _, v in history]
+    return Fit(min(held), held.index(min(held)), len(history), len(history) < epochs, history)
 
 
-def _batches(rows: dict[str, Tensor], batch_size: int, shuffle: bool) -> Any:
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+def _seed_of(seed: int, epoch: int, what: str) -> int:
+    """A seed for each epoch, so that a run that goes on draws what it would have drawn; no two runs of other seeds share one."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {what}".encode()).digest()[:4], "big")
 
-    class Rows(torch.utils.data.Dataset):
+
+def _batches(rows: dict[str, Tensor], batch_size: int, order: Callable[[], Tensor]) -> Any:
+    from torch.utils.data import DataLoader, Dataset, Sampler
+
+    class Rows(Dataset):
         """Batches are gathered at once: rows one by one would cost more than a step."""
 
         def __len__(self) -> int:
@@ -184,12 +222,17 @@ def _batches(rows: dict[str, Tensor], batch_size: int, shuffle: bool) -> Any:
         def __getitem__(self, index: Any) -> dict[str, Tensor]:
             return {k: t[index] for k, t in rows.items()}
 
-    data = Rows()
-    order = RandomSampler(data) if shuffle else SequentialSampler(data)
-    return DataLoader(data, sampler=BatchSampler(order, batch_size, False), batch_size=None)
+    class Order(Sampler):
+        def __len__(self) -> int:
+            return math.ceil(len(rows["x"]) / batch_size)
+
+        def __iter__(self) -> Iterator[Tensor]:
+            yield from order().split(batch_size)
+
+    return DataLoader(Rows(), sampler=Order(), batch_size=None, generator=torch.Generator())
 
 
-def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int) -> Any:
+def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int, run: Run | None) -> Any:
     from lightning.pytorch import LightningModule
 
     class MaximumLikelihood(LightningModule):
@@ -197,7 +240,13 @@ def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int) -> 
             super().__init__()
             self.family = model
             self.history: list[tuple[float, float]] = []
+            self.best: dict[str, Tensor] = {}
             self.sums: dict[str, list[float]] = {"train": [0.0, 0.0], "held": [0.0, 0.0]}
+
+        @property
+        def epoch(self) -> int:
+            """Whole epochs so far: Lightning's own count differs between hooks, and after a resumption."""
+            return len(self.history)
 
         def nats(self, batch: Mapping[str, Tensor], part: str) -> Tensor:
             loss = -self.family.training_log_prob(batch["x"], batch.get("context"), batch.get("visible")).mean()
@@ -205,28 +254,34 @@ def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int) -> 
             self.sums[part][1] += len(batch["x"])
             return loss
 
-        def training_step(self, batch: Mapping[str, Tensor]) -> Tensor:
+        def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+            if batch_idx == 0:
+                pyro.set_rng_seed(_seed_of(seed, self.epoch, "orders"))
             loss = self.nats(batch, "train")
             self.log("nats", loss.detach(), prog_bar=True, logger=False)
             return loss
 
         def validation_step(self, batch: Mapping[str, Tensor]) -> None:
             # The same orders every time, so that epochs differ in their weights only.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                loss = self.nats(batch, "held")
-            self.log("held_out_nats", loss, prog_bar=True, logger=False, on_epoch=True, batch_size=len(batch["x"]))
+            pyro.set_rng_seed(_seed_of(seed, 0, "held out"))
+            self.nats(batch, "held")
 
         def on_validation_epoch_end(self) -> None:
-            means = [total / max(count, 1) for total, count in self.sums.values()]
-            self.history.append((means[0], means[1]))
+            train, held = (total / max(count, 1) for total, count in self.sums.values())
+            self.log("held_out_nats", held, prog_bar=True, logger=False)
+            if held < min((v for _, v in self.history), default=math.inf):
+                self.best = {name: t.detach().clone() for name, t in self.family.state_dict().items()}
+            self.history.append((train, held))
             self.sums = {"train": [0.0, 0.0], "held": [0.0, 0.0]}
 
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            checkpoint["history"] = [list(pair) for pair in self.history]
+            if run is not None:
+                checkpoint["history"] = [list(pair) for pair in self.history]
+                checkpoint["run"] = run.note(self.best, done=self.trainer.should_stop or self.epoch >= run.settings["epochs"])
 
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             self.history = [(a, b) for a, b in checkpoint["history"]]
+            self.best = checkpoint["run"]["best"]
 
         def configure_optimizers(self) -> Any:
             adam = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay)

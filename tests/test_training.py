@@ -1,9 +1,15 @@
 """Training, its files, and what it must reach on real digits."""
 
+import contextlib
 import itertools
 import math
 import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyro
@@ -11,6 +17,7 @@ import pytest
 import torch
 
 from pyro.infer import SVI, Trace_ELBO
+from recording import Ledger, RecordingFamily, numbered
 from safetensors.torch import save_file
 
 import pyro_ar as par
@@ -80,24 +87,6 @@ def test_the_best_weights_are_kept_and_patience_stops(binary):
     assert done.best_nats == pytest.approx(min(held), rel=1e-5)
     assert done.best_epoch == held.index(min(held))
     assert nats(family(), test) == pytest.approx(done.best_nats, rel=1e-4)
-
-
-def test_an_interrupted_run_goes_on(binary, tmp_path):
-    train, _ = binary
-    torch.manual_seed(0)
-    first = par.FVSBN(64)
-    second, whole = par.FVSBN(64), par.FVSBN(64)
-    second.load_state_dict(first.state_dict())
-    whole.load_state_dict(first.state_dict())
-    stops = _StopAfter(second, 2 * math.ceil(1260 / 128) + 3)
-    with pytest.raises(KeyboardInterrupt):
-        par.fit(stops, train, epochs=4, folder=tmp_path, **QUICK)
-    assert (tmp_path / "last.ckpt").exists()
-    stops.left = 10**9
-    resumed = par.fit(stops, train, epochs=4, folder=tmp_path, **QUICK)
-    straight = par.fit(whole, train, epochs=4, **QUICK)
-    assert resumed.epochs == straight.epochs == 4
-    assert resumed.best_nats == pytest.approx(straight.best_nats, rel=0.02)  # the order of the batches is another
 
 
 class _StopAfter(torch.nn.Module):
@@ -264,7 +253,7 @@ def test_data_of_any_type_train(make, dtype):
 def test_a_torn_checkpoint_or_one_of_another_model_is_named(tmp_path):
     x = torch.randint(0, 2, (40, 6)).float()
     par.fit(par.FVSBN(6), x, epochs=1, folder=tmp_path, **QUICK)
-    with pytest.raises(ValueError, match="of another model"):
+    with pytest.raises(ValueError, match="another run, which differs in model, starting weights;"):
         par.fit(par.NADE(6, 4), x, epochs=1, folder=tmp_path, **QUICK)
     (tmp_path / "last.ckpt").write_bytes(b"abc")
     with pytest.raises(ValueError, match="is torn"):
@@ -283,3 +272,266 @@ def test_a_torn_checkpoint_or_one_of_another_model_is_named(tmp_path):
 def test_wrong_kinds_of_arguments_are_named(call, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         call(torch.zeros(40, 6), tmp_path)
+
+
+# A run in a folder.
+
+
+SMALL = {"progress": False, "batch_size": 32, "epochs": 6, "lr": 0.01}
+
+
+def small_model(seed=3, hidden=6):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return par.OrderlessNADE(8, hidden)  # draws orders in training
+
+
+@pytest.fixture(scope="module")
+def small():
+    return (torch.rand(150, 8, generator=torch.Generator().manual_seed(1)) > torch.linspace(0.1, 0.9, 8)).float()
+
+
+def state(model):
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small):
+    model = small_model()
+    done = par.fit(model, small, **SMALL)
+    assert done.best_epoch >= 4  # else what comes after the interruptions would not matter
+    return done, state(model)
+
+
+@pytest.mark.parametrize("steps", [(0, 7), (2, 12), (5, 5), (17, 3), (27, 4)])
+def test_an_interrupted_run_ends_in_the_very_same_weights(steps, small, undisturbed, tmp_path):
+    """Interrupted twice, at any step, and called again with other global seeds and generators."""
+    done, weights = undisturbed
+    for left in steps:
+        family = _StopAfter(small_model(), left)
+        start = state(family)
+        torch.manual_seed(left)
+        with contextlib.suppress(KeyboardInterrupt):
+            par.fit(family, small, folder=tmp_path, **SMALL)
+            pytest.fail("it should have been interrupted")
+        assert same(state(family), start)  # so that the very same call goes on
+    family = _StopAfter(small_model(), 10**9)
+    again = par.fit(family, small, folder=tmp_path, **SMALL)
+    assert same(state(family.family), weights)
+    assert again == done
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_patience_goes_on_where_it_was(small, tmp_path):
+    """The early-stopping state is the last one, not that of the best epoch."""
+    options = SMALL | {"epochs": 60, "patience": 3, "lr": 0.3}
+    whole = small_model()
+    done = par.fit(whole, small[:60], **options)
+    assert done.stopped_early
+    family = _StopAfter(small_model(), 2 * (done.best_epoch + 2) + 1)  # one epoch of patience is spent
+    with contextlib.suppress(KeyboardInterrupt):
+        par.fit(family, small[:60], folder=tmp_path, **options)
+        pytest.fail("it should have been interrupted")
+    family.left = 10**9
+    assert par.fit(family, small[:60], folder=tmp_path, **options) == done
+    assert same(state(family.family), state(whole))
+
+
+def test_a_finished_run_is_only_read(small, undisturbed, tmp_path, monkeypatch):
+    done, weights = undisturbed
+    model = small_model()
+    assert par.fit(model, small, folder=tmp_path, **SMALL) == done
+    monkeypatch.setattr(par.OrderlessNADE, "training_log_prob", None)  # nothing may be trained
+    assert par.fit(model, small, folder=tmp_path, **SMALL) == done  # the trained model, which holds the answer
+    fresh = small_model()
+    assert par.fit(fresh, small, folder=tmp_path, **SMALL) == done
+    assert same(state(model), weights)
+    assert same(state(fresh), weights)
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory):
+    """Folders of a run that was interrupted, and of one that is finished."""
+    folder = tmp_path_factory.mktemp("runs")
+    for finished in (False, True):
+        with contextlib.suppress(KeyboardInterrupt):
+            par.fit(_StopAfter(small_model(), 10**9 if finished else 7), small, folder=folder / str(finished), **SMALL)
+    return folder
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"x": lambda x: x.flip(0)}, "rows"), ({"visible": lambda x: torch.rand(x.shape) > 0.1}, "rows, visible"),
+    ({"epochs": 7}, "epochs (6 there, 7 here)"), ({"batch_size": 31}, "batch_size (32 there, 31 here)"), ({"lr": 0.04}, "lr (0.01 there, 0.04 here)"),
+    ({"weight_decay": 0.1}, "weight_decay (0.0 there, 0.1 here)"), ({"patience": 5}, "patience (20 there, 5 here)"),
+    ({"seed": 1}, "seed (0 there, 1 here)"), ({"held_out": 0.2}, "held_out (0.1 there, 0.2 here)"), ({"held_out": lambda x: (x[:9],)}, "held_out"),
+    ({"model": lambda: small_model(4)}, "starting weights"), ({"model": lambda: small_model(hidden=7)}, "model, starting weights"),
+    ({"model": lambda: small_model().double()}, "rows, model, starting weights"),
+])
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_run_is_refused_by_what_differs(change, named, finished, small, runs):
+    tmp_path = runs / str(finished)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    made = {name: value(small) if callable(value) and name != "model" else value for name, value in change.items()}
+    other = _StopAfter(made.pop("model", small_model)(), 10**9)
+    start = state(other)
+    with pytest.raises(ValueError, match=rf"another run, which differs in {re.escape(named)};"):
+        par.fit(other, made.pop("x", small), folder=tmp_path, **SMALL | made)
+    assert same(state(other), start)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_context_and_held_out_rows_are_those_of_the_run(small, tmp_path):
+    context, held = torch.eye(2)[torch.arange(150) % 2], (small[:20], torch.eye(2)[torch.arange(20) % 2])
+    visible = torch.rand(150, 8) > 0.2
+
+    def fit(folder, context=context, held=held, x=small):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = par.OrderlessNADE(8, 4, context_dim=2)
+        return par.fit(model, x, context, visible, held_out=held, folder=folder, epochs=1, progress=False)
+
+    done = fit(tmp_path)
+    assert fit(tmp_path, x=small.masked_fill(~visible, math.nan)) == done  # what is hidden is no part of the rows
+    with pytest.raises(ValueError, match="differs in context;"):
+        fit(tmp_path, context.flip(1))
+    for other in ((held[0].flip(0), held[1]), (held[0], held[1].flip(1))):
+        with pytest.raises(ValueError, match="differs in held_out;"):
+            fit(tmp_path, held=other)
+
+
+def test_a_run_of_other_code_is_refused_unless_told(small, undisturbed, tmp_path, monkeypatch):
+    stops = _StopAfter(small_model(), 12)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_ar.checkpoint.code_digest", lambda: "0123456789abcdef")
+        with contextlib.suppress(KeyboardInterrupt):
+            par.fit(stops, small, folder=tmp_path, **SMALL)
+    stops.left = 10**9
+    with pytest.raises(ValueError, match=r"other code of this library \(0123456789abcdef; this is .*keep_old_results=True"):
+        par.fit(stops, small, folder=tmp_path, **SMALL)
+    with pytest.warns(UserWarning, match="trained by other code of this library"):
+        assert par.fit(stops, small, folder=tmp_path, keep_old_results=True, **SMALL) == undisturbed[0]
+    with pytest.raises(ValueError, match="other code"):  # what other code has begun stays so
+        par.fit(stops, small, folder=tmp_path, **SMALL)
+
+
+PROGRAM = """
+import sys, torch, pyro_ar as par
+torch.set_num_threads(1)
+torch.manual_seed(3)
+model = par.OrderlessNADE(8, 6)
+x = (torch.rand(150, 8, generator=torch.Generator().manual_seed(1)) > torch.linspace(0.1, 0.9, 8)).float()
+print("starts", flush=True)
+done = par.fit(model, x, folder=sys.argv[1], progress=False, batch_size=32, epochs={epochs}, lr=0.01)
+torch.save([list(model.state_dict().values()), done.history], sys.argv[2])
+"""
+
+
+def killed_at_random(tmp_path, epochs, kills, seed):
+    """Kill the program at random moments after its start, then let it end; its answer, and how often it was killed."""
+    random, killed = np.random.default_rng(seed), 0
+    command = [sys.executable, "-c", PROGRAM.format(epochs=epochs), str(tmp_path / "run"), str(tmp_path / "answer")]
+    for turn in range(kills + 1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            if turn < kills:
+                # Between two files' times, so that a slow machine is killed at as many stages as a fast one.
+                wanted, path = random.integers(1, 4), tmp_path / "run" / "last.ckpt"
+                seen, last = 0, None
+                while process.poll() is None and seen < wanted:
+                    now = path.stat().st_mtime_ns if path.exists() else None
+                    seen, last = seen + (now != last), now
+                time.sleep(random.uniform(0, 0.05))
+                process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+    return torch.load(tmp_path / "answer"), killed
+
+
+@pytest.mark.parametrize(("epochs", "kills"), [(20, 2), pytest.param(60, 8, marks=pytest.mark.slow)])
+def test_killed_runs_end_in_the_very_same_weights(epochs, kills, small, tmp_path):
+    (weights, history), killed = killed_at_random(tmp_path, epochs, kills, seed=epochs)
+    assert killed == kills
+    model = small_model()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    done = par.fit(model, small, **SMALL | {"epochs": epochs})
+    torch.set_num_threads(threads)
+    assert history == done.history
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.state_dict().values(), strict=True))
+
+
+def test_a_kill_while_the_file_is_written_leaves_the_one_before(small, tmp_path, monkeypatch):
+    stops = _StopAfter(small_model(), 12)
+    with contextlib.suppress(KeyboardInterrupt):
+        par.fit(stops, small, folder=tmp_path, **SMALL)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    whole = torch.save
+
+    def torn(content, file):
+        whole(content, file)
+        with open(file, "r+b") as half:
+            half.truncate(os.path.getsize(file) // 2)
+        raise KeyboardInterrupt
+
+    stops.left = 10**9
+    monkeypatch.setattr("torch.save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        par.fit(stops, small, folder=tmp_path, **SMALL)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_it_is_seeded_and_leaves_the_generators_alone(small):
+    """Whatever was seeded outside: the same weights; another seed, others."""
+    def trained(outside, **options):
+        pyro.set_rng_seed(outside)
+        model, before = small_model(), pyro.util.get_rng_state()
+        done = par.fit(model, small, **SMALL | options)
+        after = pyro.util.get_rng_state()
+        assert torch.equal(before["torch"], after["torch"])
+        assert before["random"] == after["random"]
+        assert all(np.array_equal(a, b) for a, b in zip(before["numpy"], after["numpy"], strict=True))
+        return state(model), done
+
+    first, done = trained(1)
+    second, again = trained(2)
+    assert same(first, second)
+    assert done == again
+    for options in ({"seed": 1}, {"seed": 1, "held_out": (small[:20],)}):
+        other, _ = trained(1, **options)
+        assert not same(first, other)
+    assert not same(trained(1, seed=1, held_out=(small[:20],))[0], trained(1, held_out=(small[:20],))[0])  # batches and orders have it too
+
+
+def test_modes_come_back_and_training_is_in_training_mode(small):
+    modes = set()
+
+    class Watched(par.FVSBN):
+        def training_log_prob(self, *data):
+            modes.add((self.training, torch.is_grad_enabled()))
+            return super().training_log_prob(*data)
+
+    for mode in (True, False):
+        modes.clear()
+        model = Watched(8).train(mode)
+        par.fit(model, small, **SMALL | {"epochs": 1})
+        assert {part.training for part in model.modules()} == {mode}
+        assert modes == {(True, True), (False, False)}
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("folder", [False, True])
+def test_held_out_rows_are_not_trained_on(given, folder, tmp_path):
+    x = numbered(60, 3)
+    ledger = Ledger(x)
+    family = RecordingFamily(ledger, 3)
+    rows, held = (x[:50], (x[50:].float(),)) if given else (x, 0.3)
+    par.fit(family, rows.float(), held_out=held, epochs=3, batch_size=16, progress=False, folder=tmp_path if folder else None)
+    ledger.assert_apart()
+    known, asked = ledger.fits[0], set(ledger.scores[0])
+    assert known | asked == set(range(60))
+    assert len(asked) == (10 if given else 18)
+    if not given:  # drawn, not the first or the last ones
+        assert asked not in (set(range(18)), set(range(42, 60)))
