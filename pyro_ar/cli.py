@@ -36,6 +36,7 @@ from pyro_ar.experiments.store import Results
 __all__ = ["app", "main"]
 
 app = typer.Typer(help="Exact autoregressive joints, and the classifiers they make.", pretty_exceptions_enable=False)
+KeepOld = Annotated[bool, typer.Option("--keep-old-results", help="Go on with results that other code of this library wrote, which is refused without it.")]
 UsageError: Any = typer.BadParameter.__base__  # of all that typer finds wrong with a command line; it has no public name
 
 
@@ -94,6 +95,7 @@ def occlusion(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that work at the same time; the results are the same.",
                                                 show_default="one per core, 4 at most")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+    keep_old_results: KeepOld = False,
     full: Annotated[bool, typer.Option("--full", help="Show all tables, which are in report.txt too.")] = False,
 ) -> int:
     """Train classifiers on whole images or rows, hide pixels or cells, and see how p(class | what is visible) holds up."""
@@ -102,8 +104,10 @@ def occlusion(
     shuffles = (1,) if test_rows else (1, 2)
     plan = Plan(loaded, shuffles if seeds is None else _numbers("--seeds", seeds), folds if folds is not None else 1 if test_rows else 5,
                 fitting(loaded) if models == "all" else _names(models), _names(occlusions), test_rows)
-    results = Results.open(out / "results.json", plan.settings(), fresh=fresh)
+    results = Results.open(out / "results.json", plan.settings(), fresh=fresh, keep_old_results=keep_old_results)
     screen = Console()
+    if results.note:
+        screen.print(results.note, highlight=False, soft_wrap=True)
     _say_plan(screen, plan, out, models is None)
     before = len(results.units)
     try:
@@ -194,6 +198,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the order of the rows, and of the neural models.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="The matrices are small, and one is the fastest.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+    keep_old_results: KeepOld = False,
     full: Annotated[bool, typer.Option("--full", help="Show all tables, which are in report.txt too.")] = False,
 ) -> int:
     """Compare factorisations of discrete data: held-out nats per row against training rows, evidence and parameters."""
@@ -202,7 +207,7 @@ def compare(
     try:
         with threadpool_limits(threads):
             run_compare(dataset, label=label, out=out, sizes=counts, models=_names(models), rows=rows, test_share=test_share,
-                        steps=steps, seed=seed, fresh=fresh, full=full)
+                        steps=steps, seed=seed, fresh=fresh, keep_old_results=keep_old_results, full=full)
     except KeyboardInterrupt:
         print(f"\nInterrupted. Finished fits are kept in {out}/; the same command goes on from there.", file=sys.stderr)
         return 130
@@ -216,12 +221,20 @@ def distances(
     sizes: Annotated[str, typer.Option(help="Numbers of rows.")] = "20,100,500,2500",
     repeats: Annotated[int, typer.Option(help="Draws of rows, for an error.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the truth and of the rows.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the table and the picture.")] = Path("distances"),
-) -> None:
+    out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run goes on from what it holds.")] = Path("distances"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, overwriting what the folder holds.")] = False,
+    keep_old_results: KeepOld = False,
+) -> int:
     """How far families end from a known truth: what no data closes beside what is not closed yet."""
     torch.set_num_threads(1)
-    with threadpool_limits(1):
-        run_distances(truth, variables=variables, sizes=_numbers("--sizes", sizes), repeats=repeats, seed=seed, out=out, progress=True)
+    try:
+        with threadpool_limits(1):
+            run_distances(truth, variables=variables, sizes=_numbers("--sizes", sizes), repeats=repeats, seed=seed, out=out, fresh=fresh,
+                          keep_old_results=keep_old_results, progress=True)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. Finished models are kept in {out}/; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
 
 
 @app.command()

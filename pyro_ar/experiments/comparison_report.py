@@ -93,24 +93,26 @@ def _draw(plan: Plan, found: Sequence[Summary]) -> Figure:
 
 def run_compare(data: str, *, label: str | None = None, out: Path = Path("compare"), sizes: tuple[int, ...] | None = None,
                 models: tuple[str, ...] | None = None, rows: int | None = None, test_share: float = 0.2, steps: int = 3000, seed: int = 0,
-                fresh: bool = False, full: bool = False, say: Callable[[str], None] = print) -> list[Summary]:
+                fresh: bool = False, keep_old_results: bool = False, full: bool = False,
+                say: Callable[[str], None] = print) -> list[Summary]:
     """The command `pyro-ar compare`: held-out nats per row against training rows, as a table, a CSV file and a picture.
 
-    ============  =========  =======================================================================================
-    option        default    meaning
-    ============  =========  =======================================================================================
-    --data        (needed)   a set under PYRO_AR_DATA such as debd/nltcs, or a file of states: CSV, npz, ...
-    --label       none       a column of the file that is no variable, by name or number
-    --out         compare    folder of the results; an interrupted run goes on from what it holds
-    --sizes       25,100,..  numbers of training rows, separated by commas
-    --models      all        some of `MODELS`, separated by commas
-    --rows        all        use the first rows of the training part only
-    --test-share  0.2        of the rows, held out, where the set has no test part of its own
-    --steps       3000       of training of each neural model, at most
-    --seed        0          of the order of the rows, and of the neural models
-    --fresh       no         start over, overwriting what the folder holds
-    --full        no         show all tables, which are in report.txt too
-    ============  =========  =======================================================================================
+    ==================  =========  =======================================================================================
+    option              default    meaning
+    ==================  =========  =======================================================================================
+    --data              (needed)   a set under PYRO_AR_DATA such as debd/nltcs, or a file of states: CSV, npz, ...
+    --label             none       a column of the file that is no variable, by name or number
+    --out               compare    folder of the results; an interrupted run goes on from what it holds
+    --sizes             25,100,..  numbers of training rows, separated by commas
+    --models            all        some of `MODELS`, separated by commas
+    --rows              all        use the first rows of the training part only
+    --test-share        0.2        of the rows, held out, where the set has no test part of its own
+    --steps             3000       of training of each neural model, at most
+    --seed              0          of the order of the rows, and of the neural models
+    --fresh             no         start over, overwriting what the folder holds
+    --full              no         show all tables, which are in report.txt too
+    --keep-old-results  no         go on with results that other code of this library wrote
+    ==================  =========  =======================================================================================
 
     Args:
         data: See above, as all the others.
@@ -123,6 +125,7 @@ def run_compare(data: str, *, label: str | None = None, out: Path = Path("compar
         steps: See above.
         seed: See above.
         fresh: See above.
+        keep_old_results: See above.
         full: See above.
         say: Where the lines of text go.
 
@@ -135,7 +138,8 @@ def run_compare(data: str, *, label: str | None = None, out: Path = Path("compar
     name, train, test = load_split(data, label=label, test_share=test_share, seed=seed, say=notes.append)
     require(rows is None or rows >= 10, "rows must be 10 or more", rows)
     plan = Plan(name, train[:rows], test, sizes, models, seed, steps)
-    results = Results.open(Path(out) / "results.json", plan.settings(), fresh=fresh)
+    results = Results.open(Path(out) / "results.json", plan.settings(), fresh=fresh, keep_old_results=keep_old_results)
+    notes += [results.note] if results.note else []
     done = [(u["rows"], u["model"]) for u in results.units]
     head = f"{name}: {len(plan.train)} training rows, {len(test)} test rows, {len(plan.num_states)} variables of at most {max(plan.num_states)} states"
     about = [head, *notes, *_left_out(plan, models is None)]

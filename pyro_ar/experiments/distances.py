@@ -24,7 +24,7 @@ from pyro_ar.comparison.recipes import fit_recipe, freeze
 from pyro_ar.divergence import MAX_STATES, closest_table, kl_divergence
 from pyro_ar.experiments.comparison_screen import WIDTH, aligned, fitting_columns
 from pyro_ar.experiments.size_pictures import by_size
-from pyro_ar.experiments.store import write_atomically, write_csv
+from pyro_ar.experiments.store import Results, write_atomically, write_csv
 from pyro_ar.families import FVSBN, Family
 from pyro_ar.joint import Joint, all_states
 from pyro_ar.mixture import Mixture
@@ -33,6 +33,7 @@ from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
 __all__ = ["TRUTHS", "Distance", "NewtonModel", "closest_family", "distances", "draw", "make_truth", "run_distances"]
 
+STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)
 TRUTHS = ("mixture", "FVSBN", "chain", "tree", "coins")
 
 
@@ -122,7 +123,7 @@ class Distance(NamedTuple):
 
 
 def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes: Sequence[int] = (20, 100, 500, 2500), repeats: int = 5,
-              strengths: Sequence[float] = (0.25, 1.0, 4.0, 16.0, 64.0), seed: int = 0, progress: bool = False) -> list[Distance]:
+              strengths: Sequence[float] = STRENGTHS, seed: int = 0, progress: bool = False, results: Results | None = None) -> list[Distance]:
     """Exact distances of the tables and of these families from a small truth.
 
     Args:
@@ -133,6 +134,7 @@ def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes:
         strengths: Of the tables' priors, averaged by evidence.
         seed: Of the draws.
         progress: Show a bar.
+        results: Keeps each model on disk when it is done, and knows those that are.
 
     Raises:
         ValueError: Too large a truth, no positive sizes, fewer than 2 repeats.
@@ -148,11 +150,16 @@ def distances(truth: Joint, families: Mapping[str, Callable[[], Family]], sizes:
     found = []
     for name, model in (bar := tqdm(models.items(), disable=not progress)):
         bar.set_description(name)
-        nearest = closest_table(truth, model.joint, **model.structure) if isinstance(model, TableModel) else closest_family(truth, families[name])
-        floor = kl_divergence(truth, nearest).item()
-        for rows in sizes:
-            gaps = torch.tensor([kl_divergence(truth, fit_recipe(name, model, x[r, :rows])).item() - floor for r in range(repeats)])
-            found.append(Distance(name, rows, floor, gaps.mean().item(), (gaps.std() / math.sqrt(repeats)).item(), model.num_parameters(sizes_of)))
+        unit = None if results is None else results.find(model=name)
+        if unit is None:
+            nearest = closest_table(truth, model.joint, **model.structure) if isinstance(model, TableModel) else closest_family(truth, families[name])
+            floor = kl_divergence(truth, nearest).item()
+            unit = {"model": name, "floor": floor, "gaps": [[kl_divergence(truth, fit_recipe(name, model, some[:rows])).item() - floor for some in x]
+                                                            for rows in sizes]}
+            if results is not None:
+                results.add(unit)
+        for rows, gaps in zip(sizes, torch.tensor(unit["gaps"], dtype=torch.float64), strict=True):
+            found.append(Distance(name, rows, unit["floor"], gaps.mean().item(), (gaps.std() / math.sqrt(repeats)).item(), model.num_parameters(sizes_of)))
     return found
 
 
@@ -197,7 +204,8 @@ def make_truth(name: str, variables: int = 6, seed: int = 0) -> Joint:
 
 
 def run_distances(truth: str = "mixture", *, variables: int = 6, sizes: Sequence[int] = (20, 100, 500, 2500), repeats: int = 5, seed: int = 0,
-                  out: Path = Path("distances"), progress: bool = False, say: Callable[[str], None] = print) -> list[Distance]:
+                  out: Path = Path("distances"), fresh: bool = False, keep_old_results: bool = False, progress: bool = False,
+                  say: Callable[[str], None] = print) -> list[Distance]:
     """The command `pyro-ar distances`: a table, a CSV file and a picture of what each family cannot close and has not closed yet.
 
     Args:
@@ -206,18 +214,22 @@ def run_distances(truth: str = "mixture", *, variables: int = 6, sizes: Sequence
         sizes: Numbers of rows.
         repeats: Draws of rows.
         seed: Of the truth and of the draws.
-        out: Folder of the results.
+        out: Folder of the results; a run that was interrupted goes on from what it holds.
+        fresh: Start over, overwriting what the folder holds.
+        keep_old_results: Go on with results that other code of this library wrote.
         progress: Show a bar.
         say: Where the lines of text go.
 
     Raises:
-        ValueError: Bad options.
+        ValueError: Bad options, or a folder with results of other options or other code.
     """
     require(seed >= 0, "seed must be 0 or more", seed)
     joint, out, sizes = make_truth(truth, variables, seed), Path(out), sorted(sizes)
-    require(out.is_dir() or not out.exists(), "the results go into a folder", str(out))
-    found = distances(joint, {"FVSBN": lambda: FVSBN(variables)}, sizes, repeats, seed=seed, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
+    settings = {"experiment": "distances", "truth": truth, "variables": variables, "sizes": sizes, "repeats": repeats, "seed": seed, "strengths": STRENGTHS}
+    results = Results.open(out / "results.json", settings, fresh=fresh, keep_old_results=keep_old_results)
+    if results.note:
+        say(results.note)
+    found = distances(joint, {"FVSBN": lambda: FVSBN(variables)}, sizes, repeats, seed=seed, progress=progress, results=results)
     write_csv(out / "results.csv", [{"rows": d.rows, "model": d.model, "parameters": d.parameters, "floor": d.floor, "open": d.open, "se": d.error}
                                     for d in found])
     picture = io.BytesIO()
@@ -228,7 +240,7 @@ def run_distances(truth: str = "mixture", *, variables: int = 6, sizes: Sequence
             "distance, * the nearest model with so many rows."))
     say(textwrap.fill(said[0], WIDTH) + "\n")
     say(_text(found, sizes))
-    say("\n" + textwrap.fill(said[1], WIDTH) + f"\nWritten to {out}/: results.csv, distances.png")
+    say("\n" + textwrap.fill(said[1], WIDTH) + f"\nWritten to {out}/: results.json, results.csv, distances.png")
     return found
 
 

@@ -15,37 +15,42 @@ from pathlib import Path
 from typing import Any, Self
 
 from pyro_ar.checks import require
+from pyro_ar.provenance import code_digest, other_code
 
 __all__ = ["Results", "write_atomically", "write_csv"]
 
 FORMAT = 1
+UNKNOWN = "unknown"  # of files from before digests were kept
 
 
 class Results:
-    """The units that are done, with the settings that they were done with.
+    """The units that are done, with the settings that they were done with, and digests of the code that did them.
 
     Args:
         path: Of the JSON file.
         settings: What must be the same for units to belong together; values as JSON has them.
         units: Done already.
+        others: Digests of other code of this library that did some of them.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], units: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], units: Iterable[dict[str, Any]] = (), others: Iterable[str] = ()) -> None:
         self.path = path
         self.settings = dict(settings)
         self.units = list(units)
+        self.others = list(others)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, settings: Mapping[str, Any], *, fresh: bool = False) -> Self:
+    def open(cls, path: str | os.PathLike, settings: Mapping[str, Any], *, fresh: bool = False, keep_old_results: bool = False) -> Self:
         """Go on from the file, or start one.
 
         Args:
             path: Of the JSON file; its folder is made.
             settings: Of this run.
             fresh: Start over, whatever the file holds.
+            keep_old_results: Go on with units of other code of this library; `note` says so.
 
         Raises:
-            ValueError: The file is torn, or of other settings; nothing is overwritten.
+            ValueError: The file is torn, of other settings, or of other code; nothing is overwritten.
             OSError: The folder cannot be made or the file not be read.
         """
         path = Path(path)
@@ -59,7 +64,15 @@ class Results:
                   if settings.get(key) != content["settings"].get(key)]
         require(not differ, f"{path} holds results of other settings ({', '.join(differ)}); "
                 "choose another --out folder, or --fresh to overwrite them")
-        return cls(path, settings, content["units"])
+        others = other_code(content.get("code", [UNKNOWN])) if content["units"] else []
+        require(not others or keep_old_results, f"{path} holds results that other code of this library wrote ({', '.join(others)}; this is "
+                f"{code_digest()}); choose another --out folder, --fresh to overwrite them, or --keep-old-results to go on")
+        return cls(path, settings, content["units"], others)
+
+    @property
+    def note(self) -> str:
+        """One line about results of other code, empty if there are none."""
+        return f"some of these results were written by other code of this library ({', '.join(self.others)}) and are kept" if self.others else ""
 
     def find(self, **key: Any) -> dict[str, Any] | None:
         """The unit with these entries, None if it is still to do."""
@@ -74,7 +87,8 @@ class Results:
         """Write the file."""
         units = ",\n  ".join(json.dumps(unit, allow_nan=False) for unit in self.units)
         settings = json.dumps(self.settings, indent=1)
-        write_atomically(self.path, f'{{"format": {FORMAT},\n "settings": {settings},\n "units": [\n  {units}\n ]}}\n')
+        code = json.dumps([*self.others, code_digest()])
+        write_atomically(self.path, f'{{"format": {FORMAT},\n "code": {code},\n "settings": {settings},\n "units": [\n  {units}\n ]}}\n')
 
 
 def _read(path: Path) -> dict[str, Any]:
