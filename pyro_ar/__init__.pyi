@@ -17,19 +17,21 @@ from .comparison import compare
 from .elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from .estimate import estimate_log_marginal
 from .families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
+from .files import load, save
 from .imputing import impute
 from .joint import Given, Joint, Latent, Marginal
 from .mixture import Mixture
 from .mixture_chain import MixtureChain
+from .nets import AnyOrderNet, Net
 from .rank_normal import RankNormal
 from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
-from .training import Fit, fit, load, save
+from .training import Fit, fit
 from .transformed import Transformed
 
 __all__ = [
-    "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
+    "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
     "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LogisticRegression", "LowRankGaussian", "LowRankStudentT",
-    "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "OrderlessNADE", "OverOrders", "Posterior",
+    "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders", "Posterior",
     "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 

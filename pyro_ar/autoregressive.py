@@ -6,6 +6,7 @@ draws, contexts and orders. Where weights were drawn, `vmap` runs over the draws
 
 import contextlib
 import copy
+import itertools
 import math
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +23,14 @@ from pyro_ar.checks import IntractableError, require, require_exact_states
 from pyro_ar.joint import Joint, batch_of
 from pyro_ar.nets.base import Net
 from pyro_ar.nets.draws import over_draws
+from pyro_ar.nets.hidden import each_state, fill, hidden_before, in_groups, joint_states
 from pyro_ar.order import check_order, inverse, visible_first
-from pyro_ar.outputs import Output
+from pyro_ar.outputs import Output, support_of
 from pyro_ar.transforms import as_array, is_mapped, transforms_active
 
 __all__ = ["MAX_STATES", "Autoregressive"]
 
 MAX_STATES = 4096  # joint states of the hidden variables that `marginal` and `given` sum over
-MAX_CELLS = 2**22  # values of one chunk of that sum
 
 
 class Autoregressive(Joint):
@@ -49,15 +50,16 @@ class Autoregressive(Joint):
         - `batch_shape` is the broadcast of `D`, `C` and `O`; `event_shape` is the net's.
 
     Args:
-        net: A `Net`, or a module that keeps its promises. Only its structure and buffers are used.
-        weights: A tensor for every parameter of the net, by its name.
-        output: The output that the net was made for.
-        order: Positions in the flattened event, first one first; None means as they come (raster scan).
+        net: Only its structure and mode (training or eval) are used.
+        weights: A tensor for every parameter of the net, by its name. NaN in them shows, and is refused, where it reaches an answer.
+        output: The output that the net was made for; entry i of a `PerVariable` answers for position i of the flattened event.
+        order: Positions in the flattened event, first one first; None means as they come (raster scan), or the net's own order.
         context: What every conditional is also conditioned on.
+        buffers: A tensor for every buffer of the net; None means those that it holds.
 
     Raises:
-        ValueError: A weight is missing, of the wrong shape or NaN; the context is missing or of the
-            wrong width; the order is no permutation; left dimensions do not broadcast.
+        ValueError: A weight is missing or of the wrong shape; the context is missing or of the
+            wrong width; the order is no permutation, or not one that the net takes; left dimensions do not broadcast.
 
     Example:
         >>> from pyro_ar.nets.linear import LinearNet
@@ -68,28 +70,24 @@ class Autoregressive(Joint):
         tensor(-2.0794)
     """
 
-    def __init__(self, net: nn.Module, weights: Mapping[str, Tensor], output: Output, order: Tensor | None = None,
-                 context: Tensor | None = None, *, validate_args: bool | None = None) -> None:
+    def __init__(self, net: Net, weights: Mapping[str, Tensor], output: Output, order: Tensor | None = None,
+                 context: Tensor | None = None, buffers: Mapping[str, Tensor] | None = None, *,
+                 validate_args: bool | None = None) -> None:
+        require(isinstance(net, Net), "Autoregressive wants a net that derives from par.Net", type(net).__name__)
         self.net, self.output = net, output
-        made_for = getattr(net, "output", output)
-        require((made_for.raw, made_for.inputs) == (output.raw, output.inputs), f"output must read {made_for.raw} raw parameters "
-                f"of the net and give it {made_for.inputs} features, as {made_for!r} for which it was made", output)
-        event_shape = Size(net.event_shape)  # type: ignore[arg-type]
-        n = math.prod(event_shape)
-        self.coherent = not getattr(net, "any_order", False)
-        thorough = validate_args is not False and not transforms_active()
-        _check_weights(net, weights, thorough)
-        _check_context(context, getattr(net, "context_dim", 0), thorough)
+        self.coherent = not net.any_order
+        _check_weights(net, weights)
+        _check_context(context, net.context_dim, validate_args is not False and not transforms_active())
         device = next(iter(weights.values())).device
         # None is kept apart: values in raster order need no permuting.
-        self._given_order = None if order is None else check_order(order, n).to(device)
-        require(order is None or not self.coherent or getattr(net, "own_states", None) is None,
-                "a net whose variables have their own numbers of states takes no order: permute the variables instead")
+        self._given_order = _own_order(net, order, device)
+        self._chain_output = _output_in_chain(net, output, self._given_order)
+        self._buffers = dict(net.named_buffers() if buffers is None else buffers)
         tensors = dict(weights)
         require_exact_states(output.num_states, next(iter(weights.values())).dtype, type(self).__name__)
         if context is not None:
             tensors["context"] = context.to(next(iter(weights.values())).dtype)
-        super().__init__(tensors, self._shape_of(tensors), event_shape, validate_args=validate_args)
+        super().__init__(tensors, self._shape_of(tensors), net.event_shape, validate_args=validate_args)
         self._own_batch_shape = self.batch_shape  # before any expand
 
     @classmethod
@@ -120,29 +118,22 @@ class Autoregressive(Joint):
 
     @property
     def num_parameters(self) -> int:
-        count = getattr(self.net, "num_parameters", None)
-        return sum(p.numel() for p in self.net.parameters()) if count is None else count
+        return self.net.num_parameters
 
     @property
     def support(self) -> constraints.Constraint:
-        own, each = getattr(self.net, "own_states", None), self.output.support
-        if own is not None:
-            most = torch.tensor(own, device=self.device).reshape(self.event_shape) - 1
-            each = constraints.integer_interval(torch.zeros_like(most), most)
-        return constraints.independent(each, len(self.event_shape))
+        return support_of(self.output.variables(self.net.num_variables), self.event_shape)
 
     @property
     def num_states(self) -> tuple[int, ...] | None:
-        own, k = getattr(self.net, "own_states", None), self.output.num_states
-        if own is not None:  # the variables have their own (`OwnStates`)
-            return tuple(own)
-        return None if k is None else (k,) * math.prod(self.event_shape)
+        each = [o.num_states for o in self.output.variables(self.net.num_variables)]
+        return None if None in each else tuple(each)  # type: ignore[arg-type]
 
     @property
     def order(self) -> Tensor:
         """The order of the chain rule, `(n,)`, or `(*O, n)` where orders are batched."""
         if self._given_order is None:
-            return torch.arange(math.prod(self.event_shape), device=self.device)
+            return torch.arange(self.net.num_variables, device=self.device)
         return self._given_order
 
     @property
@@ -152,8 +143,8 @@ class Autoregressive(Joint):
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Autoregressive":
         weights = {name: t for name, t in tensors.items() if name != "context"}
-        return Autoregressive(self.net, weights, self.output, self._given_order, tensors.get("context"),
-                              validate_args=self._validate_args)
+        return type(self)(self.net, weights, self.output, self._given_order, tensors.get("context"), self._buffers,
+                          validate_args=self._validate_args)
 
     def _in_order(self, order: Tensor) -> "Autoregressive":
         """The joint of the same weights in another order, which is not checked."""
@@ -177,22 +168,31 @@ class Autoregressive(Joint):
                     *, map_all: bool = False) -> Tensor:
         weights = {name: t for name, t in self._tensors.items() if name != "context"}
         present = {name: t for name, t in values.items() if t is not None}
-        return over_draws(self.net, weights, present, function, map_all=map_all)
+        return over_draws(self.net, weights, present, function, self._buffers, map_all=map_all)
 
     def _chain(self, x: Tensor) -> Tensor:
-        """Log p(x_i | x_<i) for `x` `(*L, n)`, both in chain order; `L` may lack batch dimensions."""
-        order = None if self.coherent else self.order
-        return self._over_draws(self._score, {"x": x.to(self.dtype), "context": self.context, "order": order})
+        """Log p(x_i | x_<i) for `x` `(*L, m)`, the first m variables, both in chain order; `L` may lack batch dimensions."""
+        order = None if self.coherent else self.order[..., :x.shape[-1]]
+        answer = self._over_draws(self._score, {"x": x.to(self.dtype), "context": self.context, "order": order})
+        if self._validate_args and not transforms_active() and bool(answer.detach().sum().isnan()):
+            self._refuse_nan(answer)
+        return answer
 
-    def _score(self, net: nn.Module, values: dict[str, Tensor]) -> Tensor:
-        x, event = values.pop("x"), self.event_shape
-        if getattr(net, "broadcasts", False):
-            raw = net(x.unflatten(-1, event), **values)
-        else:
-            left = torch.broadcast_shapes(x.shape[:-1], *(t.shape[:-1] for t in values.values()))
-            raw = net(_rows(x, left).unflatten(-1, event), **{name: _rows(t, left) for name, t in values.items()})
-            raw = raw.reshape(left + raw.shape[1:])
-        return self.output.log_prob(raw.flatten(-1 - len(event), -2), x)
+    def _refuse_nan(self, answer: Tensor) -> None:
+        """Weights are not searched for NaN when they are bound, which would cost more than it is worth: here it shows."""
+        if bool(answer.isnan().any()):
+            for name, t in self._tensors.items():
+                require(bool(t.isfinite().all()), f"weight {name} must not hold NaN or infinity", t)
+            require(False, f"the net ({type(self.net).__name__}) gave raw parameters that are NaN")
+
+    def _score(self, net: Any, values: dict[str, Tensor]) -> Tensor:
+        x = values.pop("x")
+        output = self._chain_output if self.coherent else self.output.at(values["order"])
+        if self.net.broadcasts:
+            return output.log_prob(net(x, **values), x)
+        left = torch.broadcast_shapes(x.shape[:-1], *(t.shape[:-1] for t in values.values()))
+        raw = net.in_chain(_rows(x, left), **{name: _rows(t, left) for name, t in values.items()})
+        return output.log_prob(raw.reshape(left + raw.shape[1:]), x)
 
     def _walk(self, shape: Size, x: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Draw what is hidden variable by variable, `(*shape, *event)`; `x` and `visible` in chain order."""
@@ -200,25 +200,43 @@ class Autoregressive(Joint):
         # One value at least carries the whole shape.
         values["rows"] = torch.zeros((), device=self.device).expand((*shape, 1))
         values = {name: None if t is None else t.expand(shape + t.shape[-1:]) for name, t in values.items()}
+        runs = _runs(self.net.num_variables, visible)
+
+        def step_through(net: Any, values: dict[str, Tensor]) -> Tensor:
+            return self._step_through(net, values, runs)
+
         # Inference mode makes a step cheaper by a fifth; torch.func's transforms do not know it.
         with contextlib.nullcontext() if transforms_active() else torch.inference_mode():
-            drawn = self._over_draws(self._step_through, values, map_all=True)
+            drawn = self._over_draws(step_through, values, map_all=True)
         return self._from_chain(drawn.clone())  # an ordinary tensor again
 
-    def _step_through(self, net: nn.Module, values: dict[str, Tensor]) -> Tensor:
-        left, n = values["rows"].shape[:-1], math.prod(self.event_shape)
+    def _step_through(self, net: Any, values: dict[str, Tensor], runs: list[tuple[int, int, bool]]) -> Tensor:
+        left, n = values["rows"].shape[:-1], self.net.num_variables
         values = {name: _rows(t, left) for name, t in values.items()}
         x, visible = values.get("x"), values.get("visible")
         known = {name: values[name] for name in ("context", "order") if name in values}
-        stepped = net if hasattr(net, "advance") else _Replayed(net)
-        state = stepped.start(math.prod(left), **known)  # type: ignore[operator]
-        drawn: list[Tensor] = []
-        for i in range(n):
-            value = self.output.sample(stepped.advance(state, drawn[-1] if drawn else None))  # type: ignore[operator]
-            if x is not None and visible is not None:
-                value = torch.where(visible[:, i], x[:, i].to(value.dtype), value)
-            drawn.append(value)
-        return torch.stack(drawn).mT.reshape((*left, n))  # twice as fast as along the last dimension
+        state = net.start(math.prod(left), **known) if runs else None
+        blocks, last = [], None
+        for first, end, all_known in runs:
+            if all_known and x is not None:
+                taken = x[:, first:end] if last is None else torch.cat((last.unsqueeze(-1), x[:, first:end].to(last.dtype)), -1)
+                net.prefill(state, taken)
+                blocks.append(x[:, first:end].to(self.dtype))
+                last = None
+                continue
+            drawn: list[Tensor] = []
+            for i in range(first, end):
+                raw = net.advance(state, last)
+                output = self._chain_output.at(i) if self.coherent else self.output.at(values["order"][:, i])
+                last = output.sample(raw)
+                if x is not None and visible is not None:
+                    last = torch.where(visible[:, i], x[:, i].to(last.dtype), last)
+                drawn.append(last)
+            blocks.append(torch.stack(drawn).mT)  # twice as fast as along the last dimension
+        end = runs[-1][1] if runs else 0
+        if x is not None and end < n:
+            blocks.append(x[:, end:].to(self.dtype))
+        return torch.cat(blocks, -1).reshape((*left, n))
 
     def _log_prob(self, x: Tensor) -> Tensor:
         return self._chain(self._in_chain(x)).sum(-1)
@@ -230,7 +248,14 @@ class Autoregressive(Joint):
         return answer.expand(left + self.event_shape)
 
     def _sample(self, shape: Size) -> Tensor:
+        self._check_finite()
         return self._walk(shape)
+
+    def _check_finite(self) -> None:
+        """Unlike `log_prob`, a draw would not show NaN; to search the weights is cheap beside it."""
+        if self._validate_args and not transforms_active():
+            for name, t in self._tensors.items():
+                require(bool(t.isfinite().all()), f"weight {name} must not hold NaN or infinity", t)
 
     # Hidden cells.
 
@@ -239,111 +264,132 @@ class Autoregressive(Joint):
             return self
         return self._in_order(visible_first(self.order, visible.flatten(visible.ndim - len(self.event_shape))))
 
+    def _states(self) -> tuple[Tensor, Tensor]:
+        """How many states each variable has, and which ones are real-valued, `(*O, n)` in chain order."""
+        each = self.output.variables(self.net.num_variables)
+        states = torch.tensor([o.num_states or 0 for o in each], device=self.device)
+        states = states if self._given_order is None else states[self._given_order]
+        return states.clamp(min=1), states == 0
+
+    def _too_many(self, hidden: Tensor) -> bool:
+        """Whether hidden variables, in chain order, cannot be summed over."""
+        states, real = self._states()
+        return bool((hidden & real).any()) or bool((joint_states(hidden, states) > MAX_STATES).any())
+
     def _method(self, visible: Tensor) -> np.ndarray:
         if not self.coherent:
             return np.full(tuple(visible.shape[: visible.ndim - len(self.event_shape)]), "visible-first chain")
         if is_mapped(visible):
             raise IntractableError("a fixed-order chain answers each pattern in its own way, and vmap keeps the patterns back. What works: "
                                    "a pattern per row without vmap, or vmap over values, weights or contexts alone")
-        before = _hidden_before(self._in_chain(visible)).sum(-1)
-        most = int(before.max()) if before.numel() else 0
-        k = self.output.num_states
-        if most and (k is None or most > math.log(MAX_STATES + 0.5, k)):
-            states = "infinitely many" if k is None else f"{k}^{most}"
+        before = hidden_before(self._in_chain(visible))
+        if self._too_many(before):
+            states, real = self._states()
+            most = int(before.sum(-1).max())
+            endless = bool((before & real).any())
+            kinds = set(states.flatten().tolist())
+            count = "infinitely many" if endless else f"{kinds.pop()}^{most}" if len(kinds) == 1 else f"{float(joint_states(before, states).max()):.3g}"
             raise IntractableError(
-                f"{most} hidden variables precede the last visible one in the order of the chain, with {states} joint "
+                f"{most} hidden variables precede the last visible one in the order of the chain, with {count} joint "
                 f"states, and at most {MAX_STATES} are summed over. What works: par.estimate_log_marginal, with its "
                 "standard error; an any-order family such as par.OrderlessNADE; an order in which the visible "
                 "variables come first")
-        return np.where(as_array(before > 0), "enumeration", "prefix")
+        return np.where(as_array(before.any(-1)), "enumeration", "prefix")
 
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         x, visible = self._in_chain(x), self._in_chain(visible)
-        hidden = _hidden_before(visible)
+        hidden = hidden_before(visible)
         if not self.coherent or not bool(hidden.any()):
-            return torch.where(visible, self._chain(x), 0).sum(-1)
+            # Variables after the last visible one integrate to one, and are not even computed.
+            last = _last(visible)
+            if last == 0:
+                return x.new_zeros(x.shape[:-1])
+            return torch.where(visible[..., :last], self._chain(x[..., :last]), 0).sum(-1)
 
         def answer(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
-            return self._block(x, hidden, visible | hidden).logsumexp(0)
+            return self._each_state(x, hidden, visible | hidden).logsumexp(0)
 
-        return self._in_groups(answer, x, hidden, visible)
+        return in_groups(answer, x, hidden, visible, self._states()[0], self._own_batch_shape)
 
     def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        self._check_finite()
         shape = x.shape[: x.ndim - len(self.event_shape)]
         x, visible = self._in_chain(x), self._in_chain(visible)
-        hidden = _hidden_before(visible) if self.coherent else torch.zeros_like(visible)
+        hidden = hidden_before(visible) if self.coherent else torch.zeros_like(visible)
         if bool(hidden.any()):
-            def draw(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
-                log_p = self._block(x, hidden, visible | hidden).movedim(0, -1)
-                return self._fill(x, hidden, Categorical(logits=log_p, validate_args=False).sample())
+            states = self._states()[0]
 
-            x, visible = self._in_groups(draw, x, hidden, visible), visible | hidden
+            def draw(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
+                log_p = self._each_state(x, hidden, visible | hidden).movedim(0, -1)
+                return fill(x, hidden, Categorical(logits=log_p, validate_args=False).sample(), states)
+
+            x, visible = in_groups(draw, x, hidden, visible, states, self._own_batch_shape), visible | hidden
         return self._walk(shape, x, visible)
 
     def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         if is_mapped(visible):
             raise IntractableError("how many cells are hidden cannot be asked under a vmap over patterns; map over values, weights or contexts alone")
         x, visible = self._in_chain(x), self._in_chain(visible)
-        most = int((~visible).sum(-1).max()) if visible.numel() else 0
-        k = self.output.num_states
-        if most and (k is None or most > math.log(MAX_STATES + 0.5, k)):
+        if not bool((~visible).any()):
+            return self._from_chain(x)
+        if self._too_many(~visible):
             return super()._most_likely(x, visible)
+        states = self._states()[0]
 
         def best(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
-            return self._fill(x, hidden, self._block(x, hidden, visible | hidden).argmax(0))
+            return fill(x, hidden, self._each_state(x, hidden, visible | hidden).argmax(0), states)
 
-        return self._from_chain(self._in_groups(best, x, ~visible, visible) if most else x)
+        return self._from_chain(in_groups(best, x, ~visible, visible, states, self._own_batch_shape))
 
-    def _in_groups(self, function: Callable[..., Tensor], x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
-        """`function` of rows with equally many hidden variables, as many at once as memory allows."""
-        own = self._own_batch_shape
-        # Batch dimensions that a value lacks are written out, lest they be taken for rows.
-        x, hidden, visible = (t[(None,) * max(len(own) + 1 - t.ndim, 0)] for t in (x, hidden, visible))
-        lead = x.shape[: x.ndim - 1 - len(own)]  # dimensions that are samples, never the batch's
-        flat = [t.reshape(math.prod(lead), *t.shape[len(lead):]) for t in (x, hidden, visible)]
-        count = flat[1].sum(-1).reshape(len(flat[1]), -1).amax(1)
-        each = x.shape[-1] * math.prod(torch.broadcast_shapes(flat[0].shape[1:-1], own))
-        pieces = [
-            piece
-            for most in count.unique().tolist()
-            for piece in (count == most).nonzero().squeeze(-1).split(
-                max(1, MAX_CELLS // (each * (self.output.num_states or 1) ** most)))
-        ]
-        answer = torch.cat([function(*(t[piece] for t in flat)) for piece in pieces])
-        answer = answer[torch.cat(pieces).argsort()]
-        return answer.reshape(lead + answer.shape[1:])
-
-    def _block(self, x: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
-        """Log p of the counted variables for every joint state of the hidden ones, `(states, *L)`."""
-        k, n = self.output.num_states or 1, hidden.sum(-1)
-        states = torch.arange(k ** int(n.max()), device=x.device).reshape(-1, *[1] * n.ndim)
-        parts = []
-        for some in states.split(max(1, MAX_CELLS // max(x.numel() * math.prod(self._own_batch_shape), 1))):
-            terms = torch.where(counted, self._chain(self._fill(x, hidden, some)), 0)
-            # A row with fewer hidden variables than another meets each of its states once.
-            parts.append(torch.where(some < k**n, terms.sum(-1), -math.inf))
-        return torch.cat(parts)
-
-    def _fill(self, x: Tensor, hidden: Tensor, state: Tensor) -> Tensor:
-        """`x` with its hidden variables in joint state number `state`, the first one fastest."""
-        k = self.output.num_states or 1
-        place = (hidden.cumsum(-1) - 1).clamp(min=0)
-        return torch.where(hidden, (state.unsqueeze(-1) // k**place % k).to(x.dtype), x)
+    def _each_state(self, x: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
+        return each_state(self._chain, x, hidden, counted, self._states()[0], math.prod(self._own_batch_shape))
 
 
-class _Replayed:
-    """Steps a module that has no `start` and `advance` of its own, by running it again for every variable."""
+def _own_order(net: Net, order: Tensor | None, device: torch.device) -> Tensor | None:
+    """The order of the chain: as given, or that of a net which takes no other."""
+    if net.layout == "chain":
+        return None if order is None else check_order(order, net.num_variables).to(device)
+    own = net.chain_order
+    raster = torch.arange(net.num_variables)
+    same = order is None or torch.equal(check_order(order, net.num_variables).cpu(), raster if own is None else own.cpu())
+    require(same, f"{type(net).__name__} knows where variables lie, and takes no order but its own", order)
+    return None if own is None else own.to(device)
 
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net
 
-    def start(self, rows: int, **known: Tensor) -> dict:
-        like = next(self._net.parameters())
-        n = math.prod(self._net.event_shape)  # type: ignore[arg-type]
-        return {"x": like.new_zeros(rows, n), "i": -1, "known": known}
+def _output_in_chain(net: Net, output: Output, order: Tensor | None) -> Output:
+    """The output whose variables stand in the order of the chain, which must be what the net was made for."""
+    n, made_for = net.num_variables, net.output
+    several = len(set(output.variables(n))) > 1
+    if several and order is not None and not net.any_order:
+        require(order.ndim == 1, "variables with outputs of their own take one order, not a batch of them", order)
+        output = output.in_order(order.tolist())
+    require([(o.raw, o.inputs) for o in made_for.variables(n)] == [(o.raw, o.inputs) for o in output.variables(n)],
+            f"output must be as {made_for!r}, for which the net was made: {made_for.raw} raw parameters and {made_for.inputs} features, "
+            "of each variable in the order of the chain", output)
+    return output
 
-    def advance(self, state: dict, value: Tensor | None) -> Tensor:
-        return Net.advance(self._net, state, value)  # type: ignore[arg-type]
+
+def _runs(n: int, visible: Tensor | None) -> list[tuple[int, int, bool]]:
+    """Runs `(first, end, known in all rows)` of variables in chain order, up to the last hidden one."""
+    if visible is None:
+        return [(0, n, False)]
+    known = visible.reshape(-1, n).all(0).tolist()
+    while known and known[-1]:
+        known.pop()
+    runs, first = [], 0
+    for same, group in itertools.groupby(known):
+        size = len(list(group))
+        runs.append((first, first + size, same))
+        first += size
+    return runs
+
+
+def _last(visible: Tensor) -> int:
+    """How many variables there are up to the last visible one of any row."""
+    if is_mapped(visible):
+        return visible.shape[-1]
+    places = visible.reshape(-1, visible.shape[-1]).any(0).nonzero()
+    return int(places.max()) + 1 if len(places) else 0
 
 
 def _permute(x: Tensor, order: Tensor | None) -> Tensor:
@@ -359,12 +405,7 @@ def _rows(t: Tensor, left: Size) -> Tensor:
     return t.expand(left + t.shape[-1:]).reshape(-1, t.shape[-1])
 
 
-def _hidden_before(visible: Tensor) -> Tensor:
-    """The hidden variables that a visible one follows; `visible` in chain order."""
-    return ~visible & (visible.flip(-1).cumsum(-1).flip(-1) > 0)
-
-
-def _check_weights(net: nn.Module, weights: Mapping[str, Tensor], thorough: bool) -> None:
+def _check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
     parameters = dict(net.named_parameters())
     require(bool(parameters) and "context" not in parameters, "a net needs parameters, none of them named 'context'")
     require(set(weights) == set(parameters), f"weights must be named {sorted(parameters)}", sorted(weights))
@@ -373,7 +414,6 @@ def _check_weights(net: nn.Module, weights: Mapping[str, Tensor], thorough: bool
         require(isinstance(t, Tensor) and t.shape[max(t.ndim - p.ndim, 0):] == p.shape,
                 f"weight {name} must be a tensor that ends in {tuple(p.shape)}", t)
         require(t.numel() > 0 or p.numel() == 0, f"weight {name} must have one draw or more", t)
-        require(not (thorough and not bool(t.isfinite().all())), f"weight {name} must not hold NaN or infinity", t)
 
 
 def _check_context(context: Tensor | None, width: int, thorough: bool) -> None:

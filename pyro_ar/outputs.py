@@ -14,11 +14,15 @@ An output is a small frozen dataclass. To add one, say five things about one var
 Every real `raw` must be legal, raw zero must be a sensible start, and `log_prob` must stay finite
 and differentiable for raw numbers of any size. `log_prob` and `sample` follow from
 `distribution`; override them only to be faster.
+
+One output usually serves all variables alike. `PerVariable` gives each its own; a net that asks `output.at(i)` before it
+encodes a single variable, as those of this library do, serves both.
 """
 
 import abc
 import math
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +35,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require, require_exact_states
 
-__all__ = ["Bernoulli", "Categorical", "DiscretisedLogisticMixture", "MixtureOfNormals", "Normal", "Output"]
+__all__ = ["Bernoulli", "Categorical", "Constant", "DiscretisedLogisticMixture", "MixtureOfNormals", "Normal", "Output", "PerVariable"]
 
 UNIT = math.log(math.e - 1)  # softplus of it is one
 
@@ -68,6 +72,24 @@ class Output(abc.ABC):
         """One floating value for each of `(*L, raw)`, of the dtype of `raw`."""
         require_exact_states(self.num_states, raw.dtype, type(self).__name__)
         return self.distribution(raw).sample().to(raw.dtype)
+
+    # Which variable it answers for: the same for all, unless it is a `PerVariable`.
+
+    def at(self, variable: int | Tensor) -> "Output":
+        """What answers for variable `variable` alone, or for a tensor of them that broadcasts to the values."""
+        return self
+
+    def in_order(self, order: Sequence[int]) -> "Output":
+        """What answers for the variables in another order."""
+        return self
+
+    def variables(self, n: int) -> tuple["Output", ...]:
+        """The output of each of n variables.
+
+        Raises:
+            ValueError: It is not for n variables.
+        """
+        return (self,) * n
 
 
 class _OfStates(Output):
@@ -160,6 +182,30 @@ class Categorical(_OfStates):
         left = torch.broadcast_shapes(log_p.shape[:-1], x.shape)
         index = x.long().expand(left).unsqueeze(-1)
         return log_p.expand(*left, self.states).gather(-1, index).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Constant(_OfStates):
+    """A variable of a single state, 0, which is certain: a column of one value among others in a `PerVariable`."""
+
+    states = 1
+
+    @property
+    def raw(self) -> int:
+        return 0
+
+    @property
+    def inputs(self) -> int:
+        return 0
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(-1)[..., :0]
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        return dist.Categorical(logits=raw.new_zeros(*raw.shape[:-1], 1), validate_args=False)
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        return raw.new_zeros(torch.broadcast_shapes(raw.shape[:-1], x.shape))
 
 
 @dataclass(frozen=True)
@@ -275,6 +321,180 @@ class MixtureOfNormals(Output):
         options: dict[str, Any] = {"validate_args": False}
         return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), dist.Normal(loc, scale, **options),
                                       **options)
+
+
+@dataclass(frozen=True)
+class PerVariable(Output):
+    r"""An output for each variable, so that one row mixes binary, categorical, count and real columns.
+
+    Each variable has as many raw parameters and features as the largest output needs, and reads the first of them;
+    those beyond are zero, and not counted as parameters.
+
+    Shapes:
+        The last dimension of values runs over the variables, from the first one on: `encode` takes `(*L, m)` and gives
+        `(*L, m, inputs)`, `log_prob` takes `(*L, m, raw)` and `(*L, m)`. For single variables see `at`.
+
+    Args:
+        outputs: One for each variable of the flattened event.
+
+    Raises:
+        ValueError: Not a sequence of outputs of single variables.
+
+    Example:
+        >>> mixed = PerVariable([Bernoulli(), Normal(), Categorical(3)])
+        >>> mixed.log_prob(torch.zeros(3, 2), torch.tensor([1.0, 0.0, 2.0]))  # log 1/2, standard normal, log 1/3
+        tensor([-0.6931, -0.9199, -1.0986])
+    """
+
+    outputs: tuple[Output, ...]
+
+    def __post_init__(self) -> None:
+        single = isinstance(self.outputs, Sequence) and len(self.outputs) > 0 and all(
+            isinstance(o, Output) and not isinstance(o, PerVariable) for o in self.outputs)
+        require(single, "PerVariable wants an output of par.outputs for each variable", self.outputs)
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+
+    @classmethod
+    def of_states(cls, num_states: Sequence[int], encoding: str = "steps") -> "PerVariable":
+        """Categorical variables, each with its own number of states; a variable of one state is certain."""
+        return cls(tuple(Constant() if k == 1 else Categorical(k, encoding) for k in num_states))
+
+    def __repr__(self) -> str:
+        names = [repr(o) for o in self.outputs]
+        return f"PerVariable([{', '.join(names[:4])}{f', ... {len(names)} in all' if len(names) > 4 else ''}])"
+
+    @property
+    def raw(self) -> int:
+        return max(o.raw for o in self.outputs)
+
+    @property
+    def inputs(self) -> int:
+        return max(o.inputs for o in self.outputs)
+
+    @property
+    def num_states(self) -> int | None:  # type: ignore[override]
+        """That of all the variables, None where they differ."""
+        each = {o.num_states for o in self.outputs}
+        return each.pop() if len(each) == 1 else None
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return support_of(self.outputs, (len(self.outputs),)).base_constraint  # type: ignore[attr-defined]
+
+    def at(self, variable: int | Tensor) -> Output:
+        return _At(self, variable)
+
+    def in_order(self, order: Sequence[int]) -> "PerVariable":
+        return PerVariable(tuple(self.outputs[i] for i in order))
+
+    def variables(self, n: int) -> tuple[Output, ...]:
+        require(n == len(self.outputs), f"this PerVariable has outputs for {len(self.outputs)} variables", n)
+        return self.outputs
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        require(len(set(self.outputs)) == 1, "outputs of several kinds have no one distribution; ask at(variable)", self)
+        return self.outputs[0].distribution(raw[..., :self.outputs[0].raw])
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, x: _padded(o.encode(x), self.inputs), (x,), (-1,), -2)
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, raw, x: o.log_prob(raw[..., :o.raw], x), (raw, x), (-2, -1), -1)
+
+    def sample(self, raw: Tensor) -> Tensor:
+        return self._by_kind(lambda o, raw: o.sample(raw[..., :o.raw]), (raw,), (-2,), -1)
+
+    def _by_kind(self, function: Callable[..., Tensor], values: tuple[Tensor, ...], dims: tuple[int, ...], dim: int) -> Tensor:
+        """`function(output, *values)` of the variables of each kind at once; they lie along `dims` of the values and `dim` of the answer."""
+        kinds: dict[Output, list[int]] = {}
+        for i, output in enumerate(self.outputs[:values[0].shape[dims[0]]]):
+            kinds.setdefault(output, []).append(i)
+        device = values[0].device
+        parts = []
+        for output, places in kinds.items():
+            index = torch.tensor(places, device=device)
+            parts.append(function(output, *(t.index_select(d, index) for t, d in zip(values, dims, strict=True))))
+        back = torch.tensor([i for places in kinds.values() for i in places], device=device).argsort()
+        return torch.cat(parts, dim).index_select(dim, back)
+
+
+@dataclass(frozen=True)
+class _At(Output):
+    """A `PerVariable` asked for one variable, or for a tensor of them that broadcasts to the values."""
+
+    whole: PerVariable
+    variable: int | Tensor
+
+    @property
+    def raw(self) -> int:
+        return self.whole.raw
+
+    @property
+    def inputs(self) -> int:
+        return self.whole.inputs
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        require(isinstance(self.variable, int), "outputs of several kinds have no one distribution", self.variable)
+        mine = self.whole.outputs[int(self.variable)]
+        return mine.distribution(raw[..., :mine.raw])
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, x: _padded(o.encode(x), self.inputs), x, features=True)
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, x: o.log_prob(raw[..., :o.raw], x), x)
+
+    def sample(self, raw: Tensor) -> Tensor:
+        return self._by_kind(lambda o, _: o.sample(raw[..., :o.raw]), raw[..., 0])
+
+    def _by_kind(self, function: Callable[..., Tensor], x: Tensor, *, features: bool = False) -> Tensor:
+        """`function(output, values)` of each kind, kept where the variable is of that kind; other values are not read."""
+        outputs, here = self.whole.outputs, self.variable
+        if not isinstance(here, Tensor):
+            return function(outputs[here], x)
+        answer: Tensor | None = None
+        for kind in dict.fromkeys(outputs):
+            mine = torch.tensor([o == kind for o in outputs], device=here.device)[here]
+            found = function(kind, torch.where(mine, x, 0))
+            mine = mine.unsqueeze(-1) if features else mine
+            answer = found if answer is None else torch.where(mine, found, answer)
+        return answer  # type: ignore[return-value]
+
+
+def _padded(features: Tensor, inputs: int) -> Tensor:
+    return F.pad(features, (0, inputs - features.shape[-1]))
+
+
+def support_of(outputs: Sequence[Output], event_shape: Sequence[int]) -> constraints.Constraint:
+    """The support of events whose cells are variables of these outputs."""
+    each: constraints.Constraint = _Mixed(tuple(outputs), tuple(event_shape))
+    if len(set(outputs)) == 1 or all(o.support is constraints.real for o in outputs):
+        each = outputs[0].support
+    elif all(o.num_states is not None for o in outputs):
+        most = torch.tensor([o.num_states for o in outputs]).reshape(event_shape) - 1
+        each = constraints.integer_interval(torch.zeros_like(most), most)
+    return constraints.independent(each, len(event_shape))
+
+
+class _Mixed(constraints.Constraint):
+    """Discrete and real variables in one row."""
+
+    event_dim = 0
+
+    def __init__(self, outputs: tuple[Output, ...], event_shape: tuple[int, ...]) -> None:
+        self.outputs, self.event_shape = outputs, event_shape
+
+    def __repr__(self) -> str:
+        return f"the supports of {PerVariable(self.outputs)!r}"
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return any(o.num_states is not None for o in self.outputs)
+
+    def check(self, value: Tensor) -> Tensor:
+        flat = value.flatten(value.ndim - len(self.event_shape)).unbind(-1)
+        good: Any = [o.support.check(v) for o, v in zip(self.outputs, flat, strict=True)]
+        return torch.stack(good, -1).unflatten(-1, self.event_shape)
 
 
 def _check_min_scale(min_scale: Any) -> None:

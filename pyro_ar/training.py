@@ -1,4 +1,4 @@
-r"""Maximum likelihood for neural families on Lightning, and files that hold a trained family.
+r"""Maximum likelihood for neural families on Lightning.
 
 The same families train with Pyro's own `SVI`; `fit` is the short way: progress bar, early stopping on
 held-out nats, the best weights kept, and resumption of a run that was killed.
@@ -6,7 +6,6 @@ held-out nats, the best weights kept, and resumption of a run that was killed.
 
 import contextlib
 import hashlib
-import json
 import logging
 import math
 import os
@@ -14,7 +13,6 @@ import warnings
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -23,18 +21,13 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor, nn
 
-from pyro_ar import families as _families
 from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checkpoint import WEIGHTS, Run, atomic_io, described, weights_digest
 from pyro_ar.checks import require
-from pyro_ar.families import Family
-from pyro_ar.nets.own_states import OwnStates
 from pyro_ar.provenance import digest_of
 from pyro_ar.visible import read_rows
 
-__all__ = ["Fit", "fit", "load", "save"]
-
-FORMAT = "pyro_ar-1"
+__all__ = ["Fit", "fit"]
 
 
 @dataclass
@@ -305,63 +298,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
-
-
-def save(model: Family, path: str | os.PathLike[str]) -> None:
-    """Write weights and configuration to one safetensors file, at once or not at all.
-
-    Raises:
-        ValueError: Some weight is NaN, or the family was restricted to own numbers of states (`nets.own_states`).
-    """
-    from safetensors.torch import save as to_bytes
-
-    require(isinstance(model, Family), "save wants a family (of an OverOrders, its family)", type(model).__name__)
-    require(not isinstance(model.net, OwnStates), "save wants a family whose configuration says all: one whose variables have numbers of states of "
-            "their own can be fitted again, not saved")
-    require(not Path(path).is_dir() and Path(path).absolute().parent.is_dir(), "save wants the path of a file in a folder that exists", str(path))
-    weights = {k: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
-    for name, t in weights.items():
-        require(not t.is_floating_point() or not bool(t.isnan().any()), f"weight {name} is NaN; it will not be saved", t)
-    text = json.dumps({"family": type(model).__name__, "config": model.config})
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(to_bytes(weights, {"format": FORMAT, "pyro_ar": text}))
-    os.replace(part, target)
-
-
-def load(path: str | os.PathLike[str], known: Mapping[str, type[Family]] | None = None) -> Family:
-    """Read a family that `save` wrote. Nothing in the file is executed.
-
-    Args:
-        path: The file.
-        known: Families of your own by class name, besides those of this library.
-
-    Raises:
-        ValueError: Not such a file, torn, of an unknown family, or weights that do not fit the configuration.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    require(Path(path).is_file(), "load wants a file written by save", str(path))
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or is torn: {error}") from None
-    require(about.get("format") == FORMAT, f"{path} was not written by pyro_ar.save (format {FORMAT})", about.get("format"))
-    try:
-        head = json.loads(about["pyro_ar"])
-        name, config = head["family"], dict(head["config"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} has no readable configuration") from None
-    require(isinstance(name, str), f"{path} has no readable configuration")
-    found: Any = {**{n: getattr(_families, n) for n in _families.__all__}, **(known or {})}.get(name)
-    require(isinstance(found, type) and issubclass(found, Family), f"{path} holds an unknown family", name)
-    try:
-        model = found.from_config(config)
-        floating = [t.dtype for t in weights.values() if t.is_floating_point()]
-        model = model.to(floating[0]) if floating else model
-        model.load_state_dict(weights)
-    except (TypeError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path}: the configuration and the weights do not fit: {error}") from None
-    return model

@@ -20,6 +20,7 @@ from pyro_ar import outputs
 from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.checks import IntractableError
 from pyro_ar.families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
+from pyro_ar.nets import Net
 from pyro_ar.order import random_orders
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -241,7 +242,7 @@ def test_many_states_are_summed_in_pieces(monkeypatch) -> None:
     visible[1:3, 0] = True
     x = joint.sample((5,))
     expected = joint.marginal(visible).log_prob(x)
-    monkeypatch.setattr("pyro_ar.autoregressive.MAX_CELLS", 40)
+    monkeypatch.setattr("pyro_ar.nets.hidden.MAX_CELLS", 40)
     assert_close(joint.marginal(visible).log_prob(x), expected)
     assert_close(expected[3], summed(joint, x[3], visible[3]))
     assert joint.given(x, visible).sample((2,)).shape == (2, 5, 6)
@@ -341,8 +342,8 @@ def test_random_weights_are_sampled_once_per_call(name) -> None:
     trace = poutine.trace(model).get_trace()
     trace.compute_log_prob()
     sites = {s for s, node in trace.nodes.items() if node["type"] == "sample" and not node["is_observed"]}
-    assert len([s for s in sites if s != "rows"]) == len(made._names)
-    values = {n: trace.nodes[f"net.{n}"]["value"] for n in made._names}
+    assert len([s for s in sites if s != "rows"]) == len([n for n, _ in family(name, 3).net.named_parameters()])
+    values = {n: trace.nodes[f"net.{n}"]["value"] for n in [n for n, _ in family(name, 3).net.named_parameters()]}
     assert_close(trace.nodes["x"]["log_prob"], family(name, 3)().with_tensors(values).log_prob(x))
 
 
@@ -376,7 +377,7 @@ def test_nuts_over_fvsbn_weights() -> None:
 
     mcmc = MCMC(NUTS(model), num_samples=30, warmup_steps=30, disable_progbar=True)
     mcmc.run()
-    posterior = Autoregressive(made._skeleton[0], {n: mcmc.get_samples()[f"net.{n}"] for n in made._names}, made.output)
+    posterior = Autoregressive(made().net, {n: mcmc.get_samples()[f"net.{n}"] for n in made().tensors}, made.output)
     assert posterior.batch_shape == (30,)
     assert float(posterior.log_prob(x[0]).exp().mean().detach()) > 0.5
 
@@ -433,13 +434,14 @@ def test_an_enumerated_class_as_context(name) -> None:
 
 def test_a_class_and_random_weights_and_particles_at_once() -> None:
     made, x = NADE(3, hidden=4, context_dim=2), torch.randint(2, (6, 3)).double()
+    net = made(torch.zeros(2)).net
 
     def model():
         tensors = {n: pyro.sample(n, dist.Normal(0.0, 1.0).expand(p.shape).to_event(p.ndim))
-                   for n, p in made._skeleton[0].named_parameters()}
+                   for n, p in made.net.named_parameters()}
         with pyro.plate("rows", 6):
             y = pyro.sample("y", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
-            pyro.sample("x", Autoregressive(made._skeleton[0], tensors, made.output, context=torch.eye(2)[y]), obs=x)
+            pyro.sample("x", Autoregressive(net, tensors, made.output, context=torch.eye(2)[y]), obs=x)
 
     guide = AutoNormal(poutine.block(model, hide=["y"]))
     elbo = TraceEnum_ELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=1)
@@ -463,24 +465,120 @@ def test_a_users_module_in_a_pyro_module() -> None:
     assert losses[-1] < losses[0]
 
 
-class Plain(torch.nn.Module):
-    """Not a `Net`: no steps of its own, only the promises."""
-
-    event_shape = (2, 2)
+class Plain(Net):
+    """No steps of its own, only the promises."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__((2, 2), outputs.Bernoulli())
         self.weight = torch.nn.Parameter(torch.randn(4, 4))
 
     def forward(self, x):
-        return (x.flatten(1) @ self.weight.tril(-1).mT).unflatten(1, (2, 2)).unsqueeze(-1)
+        m = x.shape[-1]
+        return (x @ self.weight[:m, :m].tril(-1).mT).unsqueeze(-1)
 
 
-def test_a_plain_module_will_do() -> None:
+def test_a_net_without_steps_will_do() -> None:
     joint = Family(Plain(), outputs.Bernoulli(), order="random")()
     assert_close(joint.log_prob(joint.enumerate_support()).logsumexp(0), torch.tensor(0.0), atol=1e-12, rtol=0)
     assert draws_of(joint, 5).sample((3,)).shape == (3, 5, 2, 2)
     assert joint.num_parameters == 16
+
+
+class Noisy(Plain):
+    """A net whose answers depend on its mode and on a buffer."""
+
+    def __init__(self, strength=0.5) -> None:
+        super().__init__()
+        self.drop = torch.nn.Dropout(strength)
+        self.register_buffer("shift", torch.zeros(1))
+
+    def forward(self, x):
+        return self.drop(super().forward(x) + 1) + self.shift
+
+
+def test_mode_and_buffers_are_read_at_the_call() -> None:
+    made, x = Family(Noisy(), outputs.Bernoulli()), torch.ones(2, 2)
+    noisy = made()
+    assert len({float(noisy.log_prob(x).detach()) for _ in range(20)}) > 1
+    made.eval()
+    calm = made()
+    assert len({float(calm.log_prob(x).detach()) for _ in range(20)}) == 1
+    assert len({float(noisy.log_prob(x).detach()) for _ in range(20)}) > 1  # bound in training mode, and stays so
+    made.net.drop.train()  # one module alone
+    assert len({float(made().log_prob(x).detach()) for _ in range(20)}) > 1
+    made.eval()
+    made.net.shift = torch.ones(1)
+    by_hand = made.net(x.reshape(1, 4)).squeeze()
+    assert_close(made().log_prob(x), -torch.nn.functional.softplus(-by_hand).sum())
+    assert float((made().log_prob(x) - calm.log_prob(x)).detach()) > 0.1
+    assert_close(calm.log_prob(x), calm.log_prob(x))
+    other = Family(Noisy(), outputs.Bernoulli()).eval()
+    other.load_state_dict(made.state_dict())
+    assert_close(other().log_prob(x), made().log_prob(x), rtol=0, atol=0)
+
+
+def test_a_loaded_state_reaches_the_joints() -> None:
+    """The buffers that a state dict brings, an order among them."""
+    first, second = NADE(4, 3, order="random"), NADE(4, 3, order=[3, 2, 1, 0])
+    second.load_state_dict(first.state_dict())
+    x = torch.eye(4)
+    assert_close(second().log_prob(x), first().log_prob(x), rtol=0, atol=0)
+
+
+class Counted(Net):
+    """Counts the variables it was passed and stepped through."""
+
+    def __init__(self, n) -> None:
+        super().__init__(n, outputs.Bernoulli())
+        self.weight, self.steps, self.passed = torch.nn.Parameter(torch.randn(n)), 0, 0
+
+    def forward(self, x):
+        self.passed += x.shape[-1]
+        m = x.shape[-1]
+        return (torch.cat((x.new_zeros(len(x), 1), x[:, :-1].cumsum(1)), 1) * self.weight[:m]).unsqueeze(-1)
+
+    def start(self, rows, context=None, order=None):
+        return {"sum": self.weight.new_zeros(rows), "i": 0}
+
+    def prefill(self, state, values):
+        state["sum"] = state["sum"] + values.sum(1)
+        state["i"] += values.shape[1]
+
+    def advance(self, state, value):
+        self.steps += 1
+        if value is not None:
+            self.prefill(state, value.unsqueeze(1))
+        return (state["sum"] * self.weight[state["i"]]).unsqueeze(-1)
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    """10 cells of 784 cost 10, and one hidden cell among 783 seen ones one step."""
+    joint = Family(Counted(784), outputs.Bernoulli())()
+    x, visible = torch.randint(2, (3, 784)).double(), torch.ones(784).bool()
+    joint.net.passed = 0
+    visible[10:] = False
+    joint.marginal(visible).log_prob(x)
+    assert joint.net.passed == 10
+    joint.marginal(torch.zeros(784).bool()).log_prob(x)
+    assert joint.net.passed == 10
+    visible[:] = True
+    visible[500] = False
+    completed = joint.given(x, ~torch.eye(784)[783].bool())
+    joint.net.steps = 0
+    drawn = completed.sample((4,))
+    assert joint.net.steps == 1
+    assert torch.equal(drawn[..., :783], x[:, :783].expand(4, 3, 783))
+    joint.net.passed = 0
+    joint.marginal(visible).log_prob(x)
+    assert joint.net.passed == 784  # both states of the hidden one, as rows of one pass
+
+
+def test_a_net_that_is_none_is_refused() -> None:
+    module = torch.nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"derives from par\.Net; got 'Linear'"):
+        Family(module, outputs.Bernoulli())
+    with pytest.raises(ValueError, match=r"derives from par\.Net; got 'Linear'"):
+        Autoregressive(module, dict(module.named_parameters()), outputs.Bernoulli())
 
 
 def test_samples_are_ordinary_tensors() -> None:
@@ -515,7 +613,7 @@ def test_samples_are_ordinary_tensors() -> None:
     (lambda: OverOrders(3, 2), r"wants an any-order family; got 'int'"),
     (lambda: outputs.Normal("a"), r"min_scale must be a number above 0; got 'a'"),
     (lambda: Autoregressive(NADE(4).net, dict(NADE(4).net.named_parameters()), outputs.Normal()),
-     r"output must read 1 raw parameters of the net and give it 1 features, as Bernoulli\(\)"),
+     r"output must be as Bernoulli\(\), for which the net was made: 1 raw parameters and 1 features"),
     (lambda: NADE((2, -1)), r"event_shape must be"),
     (lambda: NADE(4, hidden=0), r"hidden must be"),
     (lambda: MADE(4, hidden=(3, 0)), r"hidden must be"),
@@ -536,8 +634,11 @@ def test_weights_that_went_nan_are_named() -> None:
     made = MADE(4, hidden=(3, 3))
     with torch.no_grad():
         made.net.layers[1].bias[0] = math.nan
-    with pytest.raises(ValueError, match=r"weight layers\.1\.bias must not hold NaN"):
-        made()
+    joint = made()
+    for ask in (lambda: joint.log_prob(torch.zeros(4)), joint.sample, lambda: joint.marginal(torch.ones(4).bool()).log_prob(torch.zeros(4)),
+                lambda: joint.conditional_log_prob(torch.zeros(4))):
+        with pytest.raises(ValueError, match=r"weight layers\.1\.bias must not hold NaN"):
+            ask()
 
 
 def test_wrong_weights_are_named() -> None:

@@ -22,7 +22,6 @@ from pyro_ar.autoregressive import Autoregressive
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from pyro_ar.joint import Given, Joint, Latent, Marginal
 from pyro_ar.mixture import Averaged, Mixture
-from pyro_ar.mixture_chain import MixtureChainJoint
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 from pyro_ar.transformed import Transformed
 
@@ -34,11 +33,11 @@ def net_tables(*batch):
     return [randn(*batch, 2), randn(2, 2), randn(*batch, 2, 2)]
 
 
-def neural(family, draws=(), context=None, order=None, kind=Autoregressive):
+def neural(family, draws=(), context=None, order=None):
     """The arguments of the joint of a family, with draws of its weights."""
-    net = family._skeleton[0]
+    net = family(context).net
     weights = {name: p.detach() + 0.1 * randn(*draws, *p.shape) for name, p in family.net.named_parameters()}
-    return kind, {"net": net, "weights": weights, "output": family.output, "order": order, "context": context}
+    return Autoregressive, {"net": net, "weights": weights, "output": family.output, "order": order, "context": context}
 
 
 def mixture_chain():
@@ -91,7 +90,7 @@ CASES = {
     "orderless, three states": lambda: neural(par.OrderlessNADE(3, hidden=2, output=par.outputs.Categorical(3, "level")), (2,)),
     "mixture over orders": lambda: (Mixture, {"log_weights": torch.zeros(2), "joints": Autoregressive(
         **neural(par.OrderlessNADE(3, hidden=2), order=par.order.random_orders((2,), 3))[1])}),
-    "mixture chain": lambda: neural(mixture_chain(), context=torch.eye(2), order=torch.arange(3), kind=MixtureChainJoint),
+    "mixture chain": lambda: neural(mixture_chain(), context=torch.eye(2), order=torch.arange(3)),
     "chain, order 1": lambda: (MarkovChain, {"initial_logits": randn(2), "transition_logits": randn(2, 2, 2)}),
 }
 ASKED = ["full table, batch", "independent, batch", "chain", "bayes net, batch", "gaussian, batch", "low-rank student t", "transformed",

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import torch
 
 from pyro.infer import SVI, Trace_ELBO
 from recording import Ledger, RecordingFamily, numbered
-from safetensors.torch import save_file
 
 import pyro_ar as par
 
@@ -151,72 +149,6 @@ def test_the_same_family_trains_with_svi(binary):
     assert nats(family(), binary[1]) < before - 5
 
 
-@pytest.mark.parametrize("make", [
-    lambda: par.FVSBN(6, context_dim=2), lambda: par.NADE((2, 3), 4, par.outputs.Categorical(5, "one-hot"), order="random"),
-    lambda: par.MADE(6, (5, 7), par.outputs.MixtureOfNormals(3), activation="tanh"),
-    lambda: par.OrderlessNADE(6, 4, LEVELS, activation="relu"),
-], ids=["FVSBN", "NADE", "MADE", "OrderlessNADE"])
-def test_files_hold_everything(make, tmp_path):
-    family = make()
-    path = tmp_path / "family.safetensors"
-    par.save(family, path)
-    again = par.load(path)
-    assert type(again) is type(family)
-    assert again.config == family.config
-    context = torch.eye(family.context_dim)[:1] if family.context_dim else None
-    x = family(context).sample((3,))
-    assert torch.equal(again(context).log_prob(x), family(context).log_prob(x))
-    assert [p.name for p in tmp_path.iterdir()] == ["family.safetensors"]  # no half-written file beside it
-
-
-def test_a_file_from_a_stranger_runs_no_code(tmp_path):
-    ran = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self):
-            return (ran.touch, ())
-
-    (tmp_path / "evil").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ValueError, match="no safetensors file"):
-        par.load(tmp_path / "evil")
-    assert not ran.exists()
-
-
-def test_bad_files_are_named(tmp_path):
-    path = tmp_path / "file"
-    with pytest.raises(ValueError, match="written by save"):
-        par.load(path)
-    par.save(par.FVSBN(4), path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="torn"):
-        par.load(path)
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"not written by pyro_ar\.save"):
-        par.load(path)
-    for family, match in (('{"family": "os", "config": {}}', "unknown family"), ("{", "no readable configuration"),
-                          ('{"family": "FVSBN", "config": {"event_shape": [3]}}', "do not fit")):
-        save_file({"a": torch.zeros(1)}, path, {"format": "pyro_ar-1", "pyro_ar": family})
-        with pytest.raises(ValueError, match=match):
-            par.load(path)
-
-
-def test_what_could_not_be_loaded_is_not_saved(tmp_path):
-    recipe = par.comparison.NeuralModel(lambda: par.FVSBN(3, par.outputs.Categorical(4)), num_states=(2, 4, 3))
-    with pytest.raises(ValueError, match="numbers of states of their own"):
-        par.save(recipe.family(), tmp_path / "a.safetensors")
-    assert not list(tmp_path.iterdir())
-    par.save(recipe.make(), tmp_path / "a.safetensors")
-
-
-def test_nan_weights_are_not_saved(tmp_path):
-    family = par.FVSBN(4)
-    with torch.no_grad():
-        next(family.parameters()).fill_(math.nan)
-    with pytest.raises(ValueError, match="NaN"):
-        par.save(family, tmp_path / "file")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(("data", "options", "match"), [
     ((torch.zeros(5, 3),), {}, r"rows of shape \(N, \(4,\)\)"),
     ((torch.zeros(5, 4), torch.zeros(5, 2)), {}, "context_dim=0"),
@@ -231,16 +163,6 @@ def test_nan_weights_are_not_saved(tmp_path):
 def test_bad_input_is_named(data, options, match):
     with pytest.raises(ValueError, match=match):
         par.fit(par.FVSBN(4), *data, **options)
-
-
-def test_double_precision_survives_the_file(tmp_path):
-    family = par.NADE(5, 4, context_dim=2).double()
-    par.save(family, tmp_path / "file")
-    context = torch.eye(2)
-    x = family(context).sample()
-    again = par.load(tmp_path / "file")
-    assert again(context).dtype == torch.float64
-    assert torch.equal(again(context).log_prob(x), family(context).log_prob(x))
 
 
 @pytest.mark.parametrize("make", [lambda: par.OrderlessNADE(6, 4, context_dim=2), lambda: par.NADE(6, 4, context_dim=2)])
@@ -265,9 +187,6 @@ def test_a_torn_checkpoint_or_one_of_another_model_is_named(tmp_path):
     (lambda x, path: par.fit(par.FVSBN(6), x, held_out=1), "share of the rows"),
     (lambda x, path: par.fit(par.FVSBN(6), x, epochs=1.5), "whole numbers"),
     (lambda x, path: par.fit(par.FVSBN(6), x, visible=[[True] * 6] * 40), "visible must be bool"),
-    (lambda x, path: par.save(par.OverOrders(par.OrderlessNADE(6, 4), 2), path / "file"), "wants a family"),
-    (lambda x, path: par.save(par.FVSBN(6), path), "path of a file"),
-    (lambda x, path: par.save(par.FVSBN(6), path / "none" / "file"), "folder that exists"),
 ])
 def test_wrong_kinds_of_arguments_are_named(call, match, tmp_path):
     with pytest.raises(ValueError, match=match):

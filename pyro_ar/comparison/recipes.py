@@ -18,7 +18,7 @@ from pyro_ar.checks import require
 from pyro_ar.families import Family
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
-from pyro_ar.nets.own_states import OwnStates
+from pyro_ar.outputs import PerVariable
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
 from pyro_ar.tables.chow_liu import log_spanning_trees
 from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of, table_counts
@@ -240,10 +240,10 @@ class NeuralModel:
             family = self.make()
         if self.num_states is None or set(self.num_states) == {family.output.num_states}:
             return family
-        restricted = object.__new__(type(family))  # so that it trains as its class does
-        net: Any = family.net
-        Family.__init__(restricted, OwnStates(net, self.num_states), family.output, order=family.order)
-        return restricted
+        output = PerVariable.of_states(self.num_states, getattr(family.output, "encoding", "steps"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return type(family)(**{**family.arguments, "output": output, "order": family.order})
 
 
 def freeze(joint: Joint) -> Joint:

@@ -3,7 +3,7 @@ r"""Running a net with given weights: once, or once per draw of the weights."""
 import copy
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = ["over_draws", "skeleton"]
 
 Values = dict[str, Tensor]
+Structure = TypeVar("Structure", bound=nn.Module)
 Function = Callable[[nn.Module, Values], Tensor]
 
 
@@ -26,21 +27,22 @@ class _Runner(nn.Module):
         return function(self.net, values)
 
 
-def skeleton(net: nn.Module) -> nn.Module:
+def skeleton(net: Structure) -> Structure:
     """A copy of the structure and buffers of a net, without storage for its parameters."""
     memo = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in net.parameters()}
     return copy.deepcopy(net, memo)
 
 
 def over_draws(net: nn.Module, weights: Mapping[str, Tensor], values: Values, function: Function,
-               *, map_all: bool = False) -> Tensor:
+               buffers: Mapping[str, Tensor], *, map_all: bool = False) -> Tensor:
     """`function(net with these weights, values)`, mapped over the extra left dimensions of the weights.
 
     Args:
-        net: Only its structure and buffers are used.
+        net: Only its structure and mode are used.
         weights: `(*D, *its shape)` for each parameter of the net.
         values: Tensors `(*L, k)`; `L` and `D` broadcast. The function gets them without the drawn dimensions.
         function: Returns `(*L, k)` again.
+        buffers: A tensor for each buffer of the net.
         map_all: Map all tensors, also those shared by the draws, so that a sampler may write in place.
 
     Returns:
@@ -54,14 +56,14 @@ def over_draws(net: nn.Module, weights: Mapping[str, Tensor], values: Values, fu
     drawn = {d: max(tensors[name].shape[d] for name in weights) for d in range(depth)}
     drawn = {d: size for d, size in drawn.items() if size > 1}
     device = next(iter(weights.values())).device
-    buffers = {f"net.{name}": b.to(device) for name, b in net.named_buffers()}
+    held = {f"net.{name}": b.to(device) for name, b in buffers.items()}
     runner = _Runner(net)
 
     def run(tensors: dict) -> Tensor:
         # What is left of the weights' left dimensions has size 1.
         own = {f"net.{name}": tensors[name].reshape(tensors[name].shape[tensors[name].ndim - ranks[name]:])
                for name in weights}
-        return torch.func.functional_call(runner, {**buffers, **own}, (function, {k: tensors["value", k] for k in values}))
+        return torch.func.functional_call(runner, {**held, **own}, (function, {k: tensors["value", k] for k in values}))
 
     levels: list[dict] = [{} for _ in drawn]
     for name, t in tensors.items():

@@ -1,5 +1,6 @@
 r"""The linear net: each raw parameter is a linear function of the variables before it."""
 
+import itertools
 import math
 
 from collections.abc import Sequence
@@ -35,35 +36,38 @@ class LinearNet(Net):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0) -> int:
-        n, raw, inputs = math.prod(as_event_shape(event_shape)), output.raw, output.inputs
-        return n * (n - 1) // 2 * raw * inputs + n * raw * (1 + context_dim)
+        each = output.variables(math.prod(as_event_shape(event_shape)))
+        before = itertools.accumulate((o.inputs for o in each), initial=1 + context_dim)
+        return sum(o.raw * width for o, width in zip(each, before, strict=False))
 
     @property
     def num_parameters(self) -> int:
         return self.count(self.event_shape, self.output, self.context_dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        n, raw, event = self.num_variables, self.output.raw, len(self.event_shape)
-        left = x.shape[: x.ndim - event]
-        place = torch.arange(n, device=x.device)
-        before = (place[:, None] > place).reshape(n, 1, n, 1)
-        weight = (self.weight * before).flatten(2).flatten(0, 1)
-        features = self.output.encode(x.reshape(*left, n)).flatten(-2)
-        answer = features @ weight.mT + self.bias.flatten()
+        m, raw = x.shape[-1], self.output.raw
+        place = torch.arange(m, device=x.device)
+        before = (place[:, None] > place).reshape(m, 1, m, 1)
+        weight = (self.weight[:m, :, :m] * before).flatten(2).flatten(0, 1)
+        answer = self.output.encode(x).flatten(-2) @ weight.mT + self.bias[:m].flatten()
         if context is not None and self.context_weight is not None:
-            answer = answer + context @ self.context_weight
-        return answer.reshape(*answer.shape[:-1], *self.event_shape, raw)
+            answer = answer + context @ self.context_weight[:, :m * raw]
+        return answer.unflatten(-1, (m, raw))
 
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
         bias = as_rows(context, self.context_weight, rows, self.bias)
         # What is known so far; zeros of the weights' kind, so that it may be written to under vmap.
         seen = self.weight.new_zeros(rows, self.num_variables, self.output.inputs)
-        return {"bias": bias, "seen": seen, "i": -1}
+        return {"bias": bias, "seen": seen, "i": 0}
 
     def advance(self, state: Any, value: Tensor | None) -> Tensor:
         if value is not None:
-            state["seen"][:, state["i"]] = self.output.encode(value)
-        state["i"] += 1
+            state["seen"][:, state["i"]] = self.output.at(state["i"]).encode(value)
+            state["i"] += 1
         i = state["i"]
         # Row i alone: all rows each time would cost n times as much.
         return state["bias"][:, i] + state["seen"][:, :i].flatten(1) @ self.weight[i, :, :i].flatten(1).mT
+
+    def prefill(self, state: Any, values: Tensor) -> None:
+        first, state["i"] = state["i"], state["i"] + values.shape[-1]
+        state["seen"][:, first:state["i"]] = self.encode_run(values, first)

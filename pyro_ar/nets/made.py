@@ -42,21 +42,22 @@ class MADENet(Net):
         super().__init__(event_shape, output, context_dim)
         require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
         self.hidden, self.activation = _as_hidden(hidden), activation
-        degrees = _degrees(self.event_shape, output, context_dim, self.hidden)
+        n = self.num_variables
+        degrees = _degrees([output.inputs] * n, [output.raw] * n, context_dim, self.hidden)
         self.layers = nn.ModuleList(
             _Wired(below, above, last=above is degrees[-1]) for below, above in itertools.pairwise(degrees))
-        width = self.num_variables * output.raw
+        width = n * output.raw
         self.hidden_context = nn.Parameter(torch.randn(context_dim, self.hidden[0]) * 0.1) if context_dim else None
         self.output_context = nn.Parameter(torch.zeros(context_dim, width)) if context_dim else None
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *,
               hidden: Sequence[int] | int = (100,)) -> int:
-        event_shape, hidden = as_event_shape(event_shape), _as_hidden(hidden)
-        degrees = _degrees(event_shape, output, context_dim, hidden)
+        each, hidden = output.variables(math.prod(as_event_shape(event_shape))), _as_hidden(hidden)
+        degrees = _degrees([o.inputs for o in each], [o.raw for o in each], context_dim, hidden)
         wires = sum(_count_wires(below, above, last=above is degrees[-1])
                     for below, above in itertools.pairwise(degrees))
-        width = math.prod(event_shape) * output.raw
+        width = len(degrees[-1])
         return wires + sum(hidden) + width + context_dim * (hidden[0] + width)
 
     @property
@@ -64,13 +65,16 @@ class MADENet(Net):
         return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.output.encode(x.flatten(x.ndim - len(self.event_shape))).flatten(-2)
-        biases = self._biases(context)
-        for i, (layer, bias) in enumerate(zip(self._wired(), biases, strict=True)):
-            h = h @ (layer.weight * layer.wiring).mT + bias
+        m = x.shape[-1]
+        h = self.output.encode(x).flatten(-2)
+        for i, (layer, bias) in enumerate(zip(self._wired(), self._biases(context), strict=True)):
+            # Of the first m variables; what later ones need is left out.
+            units = slice(None) if m == self.num_variables else slice(
+                m * self.output.raw if i == len(self.hidden) else int((layer.degrees < m).sum()))
+            h = h @ (layer.weight[units, :h.shape[-1]] * layer.wiring[units, :h.shape[-1]]).mT + bias[..., units]
             if i < len(self.hidden):
                 h = ACTIVATIONS[self.activation](h)
-        return h.reshape(*h.shape[:-1], *self.event_shape, self.output.raw)
+        return h.unflatten(-1, (m, self.output.raw))
 
     def _wired(self) -> list["_Wired"]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -90,7 +94,7 @@ class MADENet(Net):
         degrees = [places.repeat_interleave(self.output.inputs) + 1, *(layer.degrees.cpu() for layer in layers[:-1])]
         ends = [torch.searchsorted(d, places, right=True).tolist() for d in degrees]
         known = [layers[0].weight.new_zeros(rows, len(d)) for d in degrees]
-        return {"known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": biases, "i": -1,
+        return {"known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": biases, "i": 0, "done": -1, "block": None,
                 "ends": [*ends, ((places + 1) * self.output.raw).tolist()], "open": [None] * len(biases),
                 "weights": [layer.weight.mT for layer in layers], "store": self._store()}
 
@@ -104,20 +108,44 @@ class MADENet(Net):
         return lambda h, out: act(h, out=out)
 
     def advance(self, state: Any, value: Tensor | None) -> Tensor:
-        state["i"] += 1
-        i, j, store = state["i"], state["i"] % BLOCK, state["store"]
         if value is not None:
-            state["inputs"][i - 1].copy_(self.output.encode(value))
+            state["inputs"][state["i"]].copy_(self.output.at(state["i"]).encode(value))
+            state["i"] += 1
+        i, store = state["i"], state["store"]
+        if state["block"] is None or i == state["block"] + BLOCK:
+            state["block"] = i
+        j = i - state["block"]
         for layer in range(len(self.hidden)):
             if j == 0:
                 state["open"][layer] = self._open_block(state, layer)
             before, below, weights, units = state["open"][layer]
             if units[j].shape[1]:
                 store(torch.addmm(before[j], below, weights[j]), units[j])
+        state["done"] = i
         if j == 0:
             state["open"][-1] = self._open_block(state, len(self.hidden))
         before, below, weights, _ = state["open"][-1]
         return torch.addmm(before[j], below, weights[j])
+
+    def prefill(self, state: Any, values: Tensor) -> None:
+        first, state["i"], state["block"] = state["i"], state["i"] + values.shape[-1], None
+        width, ends, known = self.output.inputs, state["ends"], state["known"]
+        known[0][:, first * width:state["i"] * width] = self.encode_run(values, first).flatten(1)
+        # The units whose variables are all known by now; `advance` finds those that the next variable completes.
+        for layer in range(len(self.hidden)):
+            units = slice(ends[layer + 1][state["done"]] if state["done"] >= 0 else 0, ends[layer + 1][state["i"] - 1])
+            inner = slice(ends[layer][state["i"] - 1])
+            wired = self._wired()[layer]
+            h = known[layer][:, inner] @ (wired.weight[units, inner] * wired.wiring[units, inner]).mT
+            known[layer + 1][:, units] = ACTIVATIONS[self.activation](h + state["biases"][layer][..., units])
+        state["done"] = state["i"] - 1
+
+    def take(self, state: Any, index: Tensor) -> Any:
+        known = [t.index_select(0, index) for t in state["known"]]
+        biases = [t.index_select(0, index) if t.ndim == 2 else t for t in state["biases"]]
+        # The open block holds views of the old rows; the next step opens one of its own.
+        return {**state, "known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": biases, "block": None,
+                "open": [None] * len(biases)}
 
     def _open_block(self, state: dict, layer: int) -> tuple:
         """Prepare the units of a layer that the next variables need.
@@ -162,13 +190,13 @@ def _as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
     return hidden
 
 
-def _degrees(event_shape: Sequence[int], output: Output, context_dim: int, hidden: tuple[int, ...]) -> list[Tensor]:
-    """Degrees of the features, of each hidden layer, and of the outputs."""
-    n = math.prod(event_shape)
+def _degrees(inputs: Sequence[int], raw: Sequence[int], context_dim: int, hidden: tuple[int, ...]) -> list[Tensor]:
+    """Degrees of the features, of each hidden layer, and of the outputs, for variables of so many features and raw parameters."""
+    n = len(raw)
     low = 0 if context_dim else 1  # units of degree 0 see the context alone
     variables = torch.arange(1, n + 1)
     between = [low + torch.arange(k) * max(n - low, 1) // k for k in hidden]
-    return [variables.repeat_interleave(output.inputs), *between, variables.repeat_interleave(output.raw)]
+    return [variables.repeat_interleave(torch.tensor(inputs)), *between, variables.repeat_interleave(torch.tensor(raw))]
 
 
 def _count_wires(below: Tensor, above: Tensor, *, last: bool) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_ar.checks import require
-from pyro_ar.nets.base import Net
+from pyro_ar.nets.base import AnyOrderNet
 from pyro_ar.outputs import Categorical
 from pyro_ar.rising import log_rising_over_power
 
@@ -21,7 +21,7 @@ FEATURES = 4  # of a level
 CHUNK = 400_000  # numbers at once, which stay in the cache
 
 
-class MixtureChainNet(Net):
+class MixtureChainNet(AnyOrderNet):
     r"""For each variable, in any order, the mixture's conditional density at the scores of its levels, corrected.
 
     .. math:: p(x_i = k \mid x_{<i}, c) \propto q_{ik}^{\exp \tau_i}
@@ -36,7 +36,7 @@ class MixtureChainNet(Net):
     Shapes:
         - `table` a `(n, K)`, `input_weight` and `known_weight` `(n, hidden)`, `hidden_bias` `(hidden,)`, `hidden_context` `(C, hidden)`,
           `output_weight` `(n, hidden, 5)`. The mixture is in buffers: it is not trained.
-        - `forward(x, context, order)`: `x` in the order of its row; `context` `(rows, C)` is one-hot, absent where C is 1.
+        - `context` `(rows, C)` is one-hot, absent where C is 1.
 
     Args:
         log_weights: `(C, M)`, normalised or not.
@@ -51,7 +51,6 @@ class MixtureChainNet(Net):
         ValueError: Shapes that do not fit, or scores that do not increase.
     """
 
-    any_order = True
     log_weights: Tensor
     df: Tensor
     loc: Tensor
@@ -86,12 +85,7 @@ class MixtureChainNet(Net):
         return C * (M - 1 + M * (n + n * (n + 1) // 2)) + super().num_parameters
 
     def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
-        x = x.flatten(1)
         order = torch.arange(x.shape[1], device=x.device).expand(x.shape) if order is None else order
-        return self.prefix(x, context, order).unflatten(1, self.event_shape)
-
-    def prefix(self, x: Tensor, context: Tensor | None, order: Tensor) -> Tensor:
-        """Raw parameters of the first m variables of each row's order, `(rows, m, K - 1)`; `x` and `order` `(rows, m)`."""
         log_p = self.corrected(self.base(x, context, order), x, context, order)
         return log_p[..., 1:] - log_p[..., :1]
 

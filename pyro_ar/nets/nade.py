@@ -57,35 +57,42 @@ class NADENet(OneLayerNet):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
-        n = math.prod(as_event_shape(event_shape))
+        each = output.variables(math.prod(as_event_shape(event_shape)))
+        raw = sum(o.raw for o in each)
         # The last variable has no successor that reads it.
-        return ((n - 1) * output.inputs * hidden + n * hidden * output.raw
-                + (1 + context_dim) * (hidden + n * output.raw))
+        return sum(o.inputs for o in each[:-1]) * hidden + hidden * raw + (1 + context_dim) * (hidden + raw)
 
     @property
     def num_parameters(self) -> int:
         return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        features = self.output.encode(x.flatten(1))
+        m = x.shape[-1]
         a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
-        raw = chain(features, a, self.input_weight, self.output_weight, self.activation)
-        bias: Tensor = self.output_bias
-        if context is not None and self.output_context is not None:
-            bias = bias + (context @ self.output_context).reshape(len(x), *bias.shape)
-        return (raw + bias).unflatten(1, self.event_shape)
+        raw = chain(self.output.encode(x), a, self.input_weight[:m], self.output_weight[:m], self.activation)
+        return raw + self._bias(context, len(x))[..., :m, :]
+
+    def _bias(self, context: Tensor | None, rows: int) -> Tensor:
+        if context is None or self.output_context is None:
+            return self.output_bias
+        return as_rows(context, self.output_context, rows, self.output_bias)
 
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
-        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "i": -1,
+        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "i": 0,
                 "bias": as_rows(context, self.output_context, rows, self.output_bias)}
 
     def advance(self, state: Any, value: Tensor | None) -> Tensor:
         if value is not None:
             # Not in place: vmap has no rule for that.
-            state["a"] = torch.addmm(state["a"], self.output.encode(value), self.input_weight[state["i"]])
-        state["i"] += 1
+            state["a"] = torch.addmm(state["a"], self.output.at(state["i"]).encode(value), self.input_weight[state["i"]])
+            state["i"] += 1
         i = state["i"]
         return state["bias"][:, i] + ACTIVATIONS[self.activation](state["a"]) @ self.output_weight[i]
+
+    def prefill(self, state: Any, values: Tensor) -> None:
+        first, state["i"] = state["i"], state["i"] + values.shape[-1]
+        features, weight = self.encode_run(values, first), self.input_weight[first:state["i"]]
+        state["a"] = torch.addmm(state["a"], features.flatten(1), weight.flatten(0, 1))
 
 
 def chain(x: Tensor, a: Tensor, W: Tensor, V: Tensor, activation: str) -> Tensor:

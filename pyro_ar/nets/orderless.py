@@ -16,27 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from pyro_ar.nets.base import as_event_shape, as_rows, transforms_active
+from pyro_ar.nets.base import AnyOrderNet, as_event_shape, as_rows, transforms_active
 from pyro_ar.nets.nade import ACTIVATIONS, BLOCK, MOVE, OneLayerNet, odds_hold, pieces, sigmoids_by_odds
 from pyro_ar.outputs import Output
 
 __all__ = ["OrderlessNADENet", "orderless_chain", "plain_orderless_chain"]
 
 
-class OrderlessNADENet(OneLayerNet):
+class OrderlessNADENet(OneLayerNet, AnyOrderNet):
     r"""a_1 = c, a_{i+1} = a_i + U_{o_i} + encode(x_{o_i}) W_{o_i}, raw_i = b_{o_i} + activation(a_i) V_{o_i}.
 
     Shapes:
         - `input_weight` W `(n, inputs, hidden)`, `known_weight` U `(n, hidden)`, `output_weight` V `(n, hidden, raw)`,
           `hidden_bias` c `(hidden,)`, `output_bias` b `(n, raw)`; with a context `hidden_context`
           `(context_dim, hidden)` is added to c and `output_context` `(context_dim, n * raw)` to b.
-        - `forward(x, context, order)`: `x` in the order of its row, `order` `(rows, n)`.
 
     Source:
         Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML.
     """
-
-    any_order = True
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100,
                  activation: str = "sigmoid") -> None:
@@ -45,54 +42,57 @@ class OrderlessNADENet(OneLayerNet):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
-        n = math.prod(as_event_shape(event_shape))
-        return n * hidden * (output.inputs + 1 + output.raw) + (1 + context_dim) * (hidden + n * output.raw)
+        each = output.variables(math.prod(as_event_shape(event_shape)))
+        raw = sum(o.raw for o in each)
+        return hidden * (sum(o.inputs for o in each) + len(each) + raw) + (1 + context_dim) * (hidden + raw)
 
     @property
     def num_parameters(self) -> int:
         return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
 
     def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
-        rows, n = len(x), self.num_variables
-        x = x.flatten(1)
-        order = torch.arange(n, device=x.device).expand(rows, n) if order is None else order
+        rows, m = x.shape
+        order = torch.arange(m, device=x.device).expand(rows, m) if order is None else order
         a = as_rows(context, self.hidden_context, rows, self.hidden_bias)
         table, index, scale = self._terms(x, order)
-        raw = orderless_chain(table, index, scale, order, a, self.output_weight, self.activation)
-        return (raw + self._bias(context, order)).unflatten(1, self.event_shape)
+        return orderless_chain(table, index, scale, order, a, self.output_weight, self.activation) + self._bias(context, order)
 
     def given_known(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
-        """Raw parameters of every variable given the known ones, `(rows, *event, raw)`, in one matrix product.
-
-        Args:
-            x: `(rows, *event)`, in the event's own order; not read where not known.
-            known: bool, `(rows, *event)`.
-            context: `(rows, context_dim)`.
-        """
-        known = known.flatten(1)
-        features = self.output.encode(torch.where(known, x.flatten(1), 0)) * known.unsqueeze(-1)
-        a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
-        a = a + features.flatten(1) @ self.input_weight.flatten(0, 1) + known.to(a.dtype) @ self.known_weight
+        a = as_rows(context, self.hidden_context, len(x), self.hidden_bias) + self._of_known(x, known)
         n, _, raw = self.output_weight.shape
         out = ACTIVATIONS[self.activation](a) @ self.output_weight.transpose(0, 1).flatten(1)
-        return (out.unflatten(-1, (n, raw)) + as_rows(context, self.output_context, len(x), self.output_bias)
-                ).unflatten(1, self.event_shape)
+        return out.unflatten(-1, (n, raw)) + as_rows(context, self.output_context, len(x), self.output_bias)
+
+    def _of_known(self, x: Tensor, known: Tensor) -> Tensor:
+        """What known variables add to the hidden layer, in one matrix product; both `(rows, n)`, in the variables' own order."""
+        features = self.output.encode(torch.where(known, x, 0)) * known.unsqueeze(-1)
+        return features.flatten(1) @ self.input_weight.flatten(0, 1) + known.to(features.dtype) @ self.known_weight
 
     def _bias(self, context: Tensor | None, order: Tensor) -> Tensor:
         if context is None:
             return self.output_bias[order]
         bias = as_rows(context, self.output_context, len(order), self.output_bias)
-        return bias.gather(1, order.unsqueeze(-1).expand(bias.shape))
+        return bias.gather(1, order.unsqueeze(-1).expand(*order.shape, bias.shape[-1]))
 
-    def _terms(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _table(self) -> Tensor | None:
+        """What each state of each variable adds to the hidden layer, `(n, K, hidden)`; None where variables are real."""
+        states = [o.num_states or 0 for o in self.output.variables(self.num_variables)]
+        if 0 in states:
+            return None
+        # Of a variable with fewer states than another, the rows beyond are never read.
+        each = torch.arange(max(states), device=self.input_weight.device, dtype=self.input_weight.dtype)
+        features = self.output.encode(each.unsqueeze(-1).expand(-1, self.num_variables)).transpose(0, 1)
+        return self.known_weight.unsqueeze(1) + features @ self.input_weight
+
+    def _terms(self, x: Tensor, order: Tensor, table: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What known variables add: rows of a table `(T, hidden)`, `index` and `scale` `(*order.shape, terms)`."""
-        k, order = self.output.num_states, order.unsqueeze(-1)
-        if k is not None and not _may_be_differentiated(x):
-            states = self.output.encode(torch.arange(k, device=x.device, dtype=self.input_weight.dtype))
-            table = self.known_weight.unsqueeze(1) + states @ self.input_weight
-            return table.flatten(0, 1), order * k + x.long().unsqueeze(-1), None
+        if not _may_be_differentiated(x):
+            table = self._table() if table is None else table
+            if table is not None:
+                return table.flatten(0, 1), (order * table.shape[1] + x.long()).unsqueeze(-1), None
         table = torch.cat((self.known_weight.unsqueeze(1), self.input_weight), 1)
-        features = self.output.encode(x)
+        features = self.output.at(order).encode(x)
+        order = order.unsqueeze(-1)
         scale = torch.cat((torch.ones_like(features[..., :1]), features), -1)
         terms = torch.arange(table.shape[1], device=x.device)
         return table.flatten(0, 1), order * len(terms) + terms, scale
@@ -100,16 +100,26 @@ class OrderlessNADENet(OneLayerNet):
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
         if order is None:
             order = torch.arange(self.num_variables, device=self.hidden_bias.device).expand(rows, -1)
-        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "order": order, "i": -1,
-                "bias": self._bias(context, order)}
+        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "order": order, "i": 0,
+                "bias": self._bias(context, order).expand(rows, *self.output_bias.shape), "table": self._table()}
 
     def advance(self, state: Any, value: Tensor | None) -> Tensor:
         if value is not None:
-            state["a"].add_(_added(*self._terms(value, state["order"][:, state["i"]])))
-        state["i"] += 1
+            state["a"].add_(_added(*self._terms(value, state["order"][:, state["i"]], state["table"])))
+            state["i"] += 1
         here = state["order"][:, state["i"]]
         h = ACTIVATIONS[self.activation](state["a"]).unsqueeze(-1)
         return state["bias"][:, state["i"]] + (h * self.output_weight.index_select(0, here)).sum(1)
+
+    def prefill(self, state: Any, values: Tensor) -> None:
+        first, state["i"] = state["i"], state["i"] + values.shape[-1]
+        order = state["order"][:, first:state["i"]]
+        nothing = state["a"].new_zeros(len(values), self.num_variables)
+        known = nothing.scatter(1, order, torch.ones_like(values, dtype=nothing.dtype)) > 0
+        state["a"] = state["a"] + self._of_known(nothing.scatter(1, order, values.to(nothing.dtype)), known)
+
+    def take(self, state: Any, index: Tensor) -> Any:
+        return {**super().take({**state, "table": None}, index), "table": state["table"]}
 
 
 def _may_be_differentiated(x: Tensor) -> bool:

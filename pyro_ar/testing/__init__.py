@@ -6,6 +6,8 @@ enumerate). `CHECKS` holds them all. The joint may be of any class that has the 
 `pyro_ar.joint.Joint`; small ones (a few variables of a few states) are checked in seconds. Each check is
 seeded, leaves the random state and Pyro's parameter store as they were, and turns validation on meanwhile.
 
+`NET_CHECKS` holds what every net must satisfy, see `pyro_ar.testing.nets`.
+
 Example, in a test file:
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -39,6 +41,7 @@ from pyro_ar.testing.inference import (
     trace_scores_once_and_again,
     trains_by_svi,
 )
+from pyro_ar.testing.nets import NET_CHECKS
 from pyro_ar.testing.oracles import MAX_STATES, NotApplicable
 from pyro_ar.testing.queries import (
     given_is_right,
@@ -104,7 +107,7 @@ CHECKS = (
 """All checks, the cheap and telling ones first."""
 
 __all__ = [
-    "CHECKS", "FALSE_ALARM", "MAX_STATES", "NotApplicable", "accepts_all_number_types", "answers_no_rows",
+    "CHECKS", "FALSE_ALARM", "MAX_STATES", "NET_CHECKS", "NotApplicable", "accepts_all_number_types", "answers_no_rows",
     "conditionals_normalise", "conditionals_sum_to_log_prob", "differentiates_twice_in_turn",
     "enumerates_a_class_above", "enumerates_as_latent", "enumeration_is_sane", "expands", "given_is_right",
     "given_samples_follow_log_prob", "hidden_cells_are_never_read", "hidden_cells_are_never_read_in_pyro",

@@ -112,7 +112,7 @@ def test_marginal_stops_early_without_a_difference():
 def test_save_and_load(tmp_path):
     made = family(order=[3, 1, 0, 2])
     par.save(made, tmp_path / "chain.safetensors")
-    again = par.load(tmp_path / "chain.safetensors", {"MixtureChain": MixtureChain})
+    again = par.load(tmp_path / "chain.safetensors")
     x = torch.randint(K, (5, 1, N)).float()
     torch.testing.assert_close(again(torch.eye(C)).log_prob(x), made(torch.eye(C)).log_prob(x))
 
