@@ -13,6 +13,7 @@ from pyro_ar import (
     MixtureDiscriminantAnalysis,
 )
 from pyro_ar.classify import CorrectedClassifier, MixtureChainClassifier, PatternNet, SemiSupervised
+from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, StudentT
 
 ROWS = np.random.default_rng(0).integers(0, 4, (41, 3)).astype(float)
@@ -31,6 +32,12 @@ WANTS = {
     "corrected": (CorrectedClassifier(folds=2), "2 folds want 2 rows or more of every class; got 1 of 'lonely'"),
     "chain": (MixtureChainClassifier(MixtureDiscriminantAnalysis(1), num_levels=4, steps=3), "2 rows or more of every class; got 1 of 'lonely'"),
 }
+
+
+def test_just_enough_rows_are_enough():
+    require_rows(np.array(["a", "b", "a", "b"]), 2, "this wants")
+    with pytest.raises(ValueError, match=r"this wants 3 rows or more of every class; got 2 of 'b'$"):
+        require_rows(np.array(["a", "b", "a", "b", "a"]), 3, "this wants")
 
 
 @pytest.mark.parametrize("name", WANTS)
