@@ -196,7 +196,7 @@ class Autoregressive(Joint):
 
     def _walk(self, shape: Size, x: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Draw what is hidden variable by variable, `(*shape, *event)`; `x` and `visible` in chain order."""
-        values = {"x": x, "visible": visible, "context": self.context, "order": None if self.coherent else self.order}
+        values = {"x": None if x is None else x.to(self.dtype), "visible": visible, "context": self.context, "order": None if self.coherent else self.order}
         # One value at least carries the whole shape.
         values["rows"] = torch.zeros((), device=self.device).expand((*shape, 1))
         values = {name: None if t is None else t.expand(shape + t.shape[-1:]) for name, t in values.items()}
@@ -219,9 +219,9 @@ class Autoregressive(Joint):
         blocks, last = [], None
         for first, end, all_known in runs:
             if all_known and x is not None:
-                taken = x[:, first:end] if last is None else torch.cat((last.unsqueeze(-1), x[:, first:end].to(last.dtype)), -1)
+                taken = x[:, first:end] if last is None else torch.cat((last.unsqueeze(-1), x[:, first:end]), -1)
                 net.prefill(state, taken)
-                blocks.append(x[:, first:end].to(self.dtype))
+                blocks.append(x[:, first:end])
                 last = None
                 continue
             drawn: list[Tensor] = []
@@ -230,12 +230,12 @@ class Autoregressive(Joint):
                 output = self._chain_output.at(i) if self.coherent else self.output.at(values["order"][:, i])
                 last = output.sample(raw)
                 if x is not None and visible is not None:
-                    last = torch.where(visible[:, i], x[:, i].to(last.dtype), last)
+                    last = torch.where(visible[:, i], x[:, i], last)
                 drawn.append(last)
             blocks.append(torch.stack(drawn).mT)  # twice as fast as along the last dimension
         end = runs[-1][1] if runs else 0
         if x is not None and end < n:
-            blocks.append(x[:, end:].to(self.dtype))
+            blocks.append(x[:, end:])
         return torch.cat(blocks, -1).reshape((*left, n))
 
     def _log_prob(self, x: Tensor) -> Tensor:
@@ -301,9 +301,7 @@ class Autoregressive(Joint):
         hidden = hidden_before(visible)
         if not self.coherent or not bool(hidden.any()):
             # Variables after the last visible one integrate to one, and are not even computed.
-            last = _last(visible)
-            if last == 0:
-                return x.new_zeros(x.shape[:-1])
+            last = max(_last(visible), 1)  # one at least, so that what is all hidden has a gradient, of zero
             return torch.where(visible[..., :last], self._chain(x[..., :last]), 0).sum(-1)
 
         def answer(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:

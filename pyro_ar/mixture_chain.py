@@ -37,6 +37,7 @@ class MixtureChain(Family):
         ValueError: Shapes that do not fit.
 
     Example:
+        >>> import torch
         >>> scores = torch.tensor([[-1.0, 0.0, 1.0]]).expand(2, 3)
         >>> joint = MixtureChain(torch.zeros(1, 1), 5.0, torch.zeros(1, 1, 2), torch.eye(2).expand(1, 1, 2, 2), scores)()
         >>> joint.marginal(torch.tensor([True, False])).log_prob(torch.tensor([1.0, 0.0])).exp().detach()

@@ -20,6 +20,7 @@ encodes a single variable, as those of this library do, serves both.
 """
 
 import abc
+import itertools
 import math
 
 from collections.abc import Callable, Sequence
@@ -82,6 +83,10 @@ class Output(abc.ABC):
     def in_order(self, order: Sequence[int]) -> "Output":
         """What answers for the variables in another order."""
         return self
+
+    def totals(self, n: int) -> tuple[int, int, int]:
+        """Of the first n variables: raw parameters, features, and raw parameters times the features of the variables before. Allocates nothing."""
+        return n * self.raw, n * self.inputs, self.raw * self.inputs * (n * (n - 1) // 2)
 
     def variables(self, n: int) -> tuple["Output", ...]:
         """The output of each of n variables.
@@ -386,6 +391,11 @@ class PerVariable(Output):
 
     def in_order(self, order: Sequence[int]) -> "PerVariable":
         return PerVariable(tuple(self.outputs[i] for i in order))
+
+    def totals(self, n: int) -> tuple[int, int, int]:
+        some = self.outputs[:n]
+        before = itertools.accumulate((o.inputs for o in some), initial=0)
+        return sum(o.raw for o in some), sum(o.inputs for o in some), sum(o.raw * width for o, width in zip(some, before, strict=False))
 
     def variables(self, n: int) -> tuple[Output, ...]:
         require(n == len(self.outputs), f"this PerVariable has outputs for {len(self.outputs)} variables", n)

@@ -126,6 +126,7 @@ def _rows(model: Any, x: Array | None, context: Array | None = None, visible: Ar
         rows["context"] = context.to(dtype)
     if visible is not None:
         require(isinstance(visible, Tensor) and visible.dtype == torch.bool and visible.shape == x.shape, f"visible must be bool of shape {tuple(x.shape)}", visible)
+        require(bool(visible.any()), "some cell of the data must be visible; all are hidden or NaN", x)
         rows["visible"] = visible
     return rows
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_ar import FullTable, FullyIndependent, Gaussian, GenerativeClassifier, IntractableError, MarkovChain, Mixture
+from pyro_ar import FullTable, FullyIndependent, Gaussian, GenerativeClassifier, MarkovChain, Mixture
 from pyro_ar.mixture import Averaged
 
 
@@ -39,12 +39,6 @@ def test_component_posterior_is_bayes_rule_and_falls_back_on_the_weights():
     torch.testing.assert_close(mixture.component_posterior(x, nothing).probs, mixture.log_weights.softmax(-1).expand(6, 3))
     scores = mixture.joints.log_prob(x.unsqueeze(1)) + mixture.log_weights.log_softmax(-1)
     torch.testing.assert_close(mixture.component_posterior(x).probs, scores.softmax(-1))
-
-
-def test_different_orders_and_modes_are_refused_by_name():
-    mixture, _ = both()
-    with pytest.raises(IntractableError, match="most likely"):
-        mixture.given(mixture.sample(), torch.tensor([True, False, False, False])).mode  # noqa: B018
 
 
 @pytest.mark.parametrize(("weights", "joints", "match"), [

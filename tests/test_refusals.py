@@ -182,7 +182,7 @@ def test_parameters_that_are_no_numbers_are_refused(name, bad):
         if which == "log_weights" and bad == -inf:
             continue  # a component of weight zero
         with pytest.raises(ValueError):  # noqa: PT011
-            joint.with_tensors({**joint.tensors, which: with_bad(t, bad)})
+            joint.with_tensors({**joint.tensors, which: with_bad(t, bad)}).sample()  # a chain searches its weights before it draws
 
 
 @pytest.mark.parametrize("bad", [inf, nan])

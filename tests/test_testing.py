@@ -126,10 +126,10 @@ class Lenient(Given):
 
 
 class Strict(Marginal):
-    """Lets torch check the whole value, hidden cells too."""
+    """Checks the whole value, hidden cells too."""
 
     def log_prob(self, value):
-        self._validate_sample(value)
+        self.joint._check_value(value)
         return super().log_prob(value)
 
 

@@ -171,7 +171,7 @@ def test_values_outside_the_image_are_refused():
     (lambda: Transformed(Transformed(gaussian(), ExpTransform()), ExpTransform()), "real values"),
     (lambda: RankNormal(torch.zeros(3), torch.arange(3.0)), "increase"),
     (lambda: RankNormal(torch.arange(3.0), torch.arange(4.0)), "one shape"),
-    (lambda: RankNormal.from_data(torch.full((3, 2), math.nan)), "finite rows"),
+    (lambda: RankNormal.from_data(torch.full((3, 2), math.nan)), "every cell must be visible"),
     (lambda: RankNormal.from_data(randn(3, 2), smoothing=0.0), "smoothing"),
     (lambda: RankNormal.from_data(randn(3, 2), max_points=1), "max_points"),
     (lambda: logit(1.0, 0.0), "below"),

@@ -1,6 +1,5 @@
 r"""The linear net: each raw parameter is a linear function of the variables before it."""
 
-import itertools
 import math
 
 from collections.abc import Sequence
@@ -36,9 +35,8 @@ class LinearNet(Net):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0) -> int:
-        each = output.variables(math.prod(as_event_shape(event_shape)))
-        before = itertools.accumulate((o.inputs for o in each), initial=1 + context_dim)
-        return sum(o.raw * width for o, width in zip(each, before, strict=False))
+        raw, _, pairs = output.totals(math.prod(as_event_shape(event_shape)))
+        return pairs + raw * (1 + context_dim)
 
     @property
     def num_parameters(self) -> int:

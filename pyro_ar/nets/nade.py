@@ -57,10 +57,10 @@ class NADENet(OneLayerNet):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
-        each = output.variables(math.prod(as_event_shape(event_shape)))
-        raw = sum(o.raw for o in each)
+        n = math.prod(as_event_shape(event_shape))
+        raw = output.totals(n)[0]
         # The last variable has no successor that reads it.
-        return sum(o.inputs for o in each[:-1]) * hidden + hidden * raw + (1 + context_dim) * (hidden + raw)
+        return output.totals(n - 1)[1] * hidden + hidden * raw + (1 + context_dim) * (hidden + raw)
 
     @property
     def num_parameters(self) -> int:

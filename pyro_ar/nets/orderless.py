@@ -42,9 +42,9 @@ class OrderlessNADENet(OneLayerNet, AnyOrderNet):
 
     @staticmethod
     def count(event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100) -> int:
-        each = output.variables(math.prod(as_event_shape(event_shape)))
-        raw = sum(o.raw for o in each)
-        return hidden * (sum(o.inputs for o in each) + len(each) + raw) + (1 + context_dim) * (hidden + raw)
+        n = math.prod(as_event_shape(event_shape))
+        raw, inputs, _ = output.totals(n)
+        return hidden * (inputs + n + raw) + (1 + context_dim) * (hidden + raw)
 
     @property
     def num_parameters(self) -> int:

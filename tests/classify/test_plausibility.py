@@ -134,7 +134,7 @@ def test_bad_input(digits, gaussian):
         par.classify.Plausibility(par.LogisticRegression()).fit(x)
     with pytest.raises(ValueError, match="max_reference"):
         par.classify.Plausibility(gaussian, max_reference=0).fit(x)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="complete rows"):
         par.classify.Plausibility(gaussian).fit(x * np.nan)
     with pytest.raises(ValueError, match="not fitted"):
         par.classify.Plausibility(gaussian).p_value(x)

@@ -178,7 +178,7 @@ def test_bad_input_is_named():
         compare({"a": FullTable.posterior(x, equivalent_sample_size=1.0)}, x)
     with pytest.raises(ValueError, match="draws must be of the posterior given the rows"):
         compare({"a": to_inference_data(FullTable.posterior(x, equivalent_sample_size=1.0), x)}, 1 - x)
-    with pytest.raises(ValueError, match="visible serves fitted joints"):
+    with pytest.raises(ValueError, match="serves fitted joints"):
         compare({"a": recipe}, x, torch.ones_like(x).bool())
     with pytest.raises(ValueError, match="folds must be 2"):
         compare({"a": lambda x: joint}, x, folds=1)

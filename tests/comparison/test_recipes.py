@@ -205,8 +205,9 @@ def test_a_neural_model_knows_its_states():
     joint = model.fit(x)
     assert joint.num_states == (2, 4)
     assert joint.log_prob(torch.cartesian_prod(torch.arange(2.0), torch.arange(4.0))).exp().sum().item() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(ValueError, match="takes no order"):
-        NeuralModel(lambda: FVSBN(2, Categorical(4), order=[1, 0]), {"epochs": 1}, num_states=(2, 4)).fit(x)
+    turned = NeuralModel(lambda: FVSBN(2, Categorical(4), order=[1, 0]), {"epochs": 1}, num_states=(2, 4)).fit(x)
+    assert turned.order.tolist() == [1, 0]
+    assert turned.num_states == (2, 4)
 
 
 def test_one_number_of_parameters_everywhere():

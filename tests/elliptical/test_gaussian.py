@@ -108,7 +108,7 @@ def test_bad_parameters_are_named(loc, cov, match):
 
 @pytest.mark.parametrize(("x", "options", "match"), [
     (torch.zeros(3), {}, r"rows of shape \(N, D\)"),
-    (torch.full((3, 2), math.nan), {}, "without NaN"),
+    (torch.full((3, 2), math.nan), {}, "fewer different rows than features"),
     (torch.randn(9, 2), {"shrinkage": 2.0}, "between 0 and 1"),
     (torch.randn(9, 2), {"weights": torch.zeros(9)}, "positive sum"),
     (torch.randn(9, 2), {"weights": torch.ones(8)}, "must end in"),

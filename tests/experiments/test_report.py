@@ -117,7 +117,7 @@ def test_costs(done):
     _, units = done
     mine = [unit for unit in units if unit["model"] == "kernel density"]
     cost = costs(units, "kernel density")
-    assert cost.parameters == 100 * 64 + 10
+    assert cost.parameters == 100 * 64 + 10 + 64  # the reference rows, the shares of the classes, the scales of the columns
     assert cost.ms_per_row == pytest.approx(1000 * sum(unit["answer_seconds"] for unit in mine) / (200 * 3))
     assert len(cost.chosen["bandwidth"]) == 2
 

@@ -168,5 +168,5 @@ def test_nan_where_visible_is_refused(rows):
     x, visible = rows
     visible[5, 2] = True
     x[5, 2] = math.nan
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="NaN"):
         MarkovChain.from_data(x, visible=visible)
