@@ -100,6 +100,21 @@ def test_bad_values_are_named(digits, options, change, words):
         MixtureChainClassifier(**options).fit(change(X[:50]), y[:50])
 
 
+@pytest.mark.parametrize(("options", "top"), [({}, 4096), ({"num_levels": 4097}, 3), ({"num_levels": 10**9}, 3)])
+def test_more_levels_than_a_conditional_can_price_are_refused(options, top):
+    """4096 of them, 0 to 4095, before anything is fitted."""
+    X, y = np.array([[0, 0], [1, 1], [2, 1], [top, 2]]), np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=rf"values must lie on at most 4096 levels: each conditional prices all of them; got {options.get('num_levels', 4097)}"):
+        MixtureChainClassifier(steps=0, **options).fit(X, y)
+
+
+def test_as_many_levels_as_a_conditional_can_price():
+    X, y = np.array([[0, 0], [9, 1], [2, 1], [4095, 2]]), np.array([0, 0, 1, 1])
+    for options in ({}, {"num_levels": 4096}):
+        made = MixtureChainClassifier(MixtureDiscriminantAnalysis(1), steps=0, **options).fit(X, y)
+        assert made.joint_.num_states == (4096, 4096)
+
+
 def test_a_class_of_one_row_cannot_be_cross_fitted():
     X, y = np.array([[0, 0], [1, 1], [2, 2]]), np.array([0, 0, 1])
     with pytest.raises(ValueError, match="2 rows or more of every class"):

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 
+import arviz
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -67,6 +68,10 @@ def test_draws_of_nuts():
         assert group_of(data, "posterior")["w"].shape == (1, 60, D)
         assert group_of(data, "sample_stats")["diverging"].shape == (1, 60)
     assert loo(by_joint).pointwise.shape == (N,)
+    few = MCMC(NUTS(coins), 3, 3, disable_progbar=True)
+    few.run(x)
+    with pytest.raises(ValueError, match="4 or more draws of each chain, since split R-hat does; got 3"):
+        to_inference_data(few, x, likelihood=likelihood)
 
 
 @pytest.mark.parametrize("guide", [AutoNormal, AutoLowRankMultivariateNormal])
@@ -212,6 +217,20 @@ def test_psis_loo_is_the_exact_leave_one_out(table):
     assert (found.pointwise - exact)[good].sum().abs() < 0.3
     refitted = refit_bad(found, x, TableModel(table, 4.0).with_states([2] * D).fit, limit=200)
     torch.testing.assert_close(refitted.pointwise[~good], exact[~good], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("chains", "draws"), [(4, 30), (1, 30), (2, 100), (4, 250), (4, 2500)])
+def test_a_shape_is_good_below_what_all_draws_allow(chains, draws):
+    """min(1 - 1 / log10(S), 0.7) of the S draws of all chains together (Vehtari et al. 2024, eq. 13), and ArviZ's own figure."""
+    w = 0.1 * torch.randn(chains, draws, D)
+    x = rows(5)
+    data = to_inference_data({"w": w}, x, likelihood=likelihood)
+    found = loo(data)
+    assert found.good_k == pytest.approx(min(1 - math.log(10) / math.log(chains * draws), 0.7))
+    if arviz.__version__.startswith("0."):
+        assert found.good_k == pytest.approx(arviz.loo(data).good_k)
+    between = found._replace(pareto_k=torch.tensor([0.0, found.good_k - 1e-3, found.good_k + 1e-3, found.good_k + 0.2, math.nan]).double())
+    assert between.bad.tolist() == [3, 2]  # and so is what a comparison counts and fits again
 
 
 def test_refits_replace_the_worst_rows_first():

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize
 
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
+from pyro_ar.tables.chow_liu import _mutual_information
 
 SIZES = [2, 3, 2, 2]
 JOINTS = {
@@ -122,6 +123,46 @@ def test_hidden_values_are_never_read_and_batches_are_separate_fits(name, rows):
         torch.testing.assert_close(both.log_prob(x[:, None])[:, b], alone.log_prob(x))
 
 
+def by_the_kinds_of_rows(kinds, pseudocount):
+    """EM of a full table over two coins in numpy; `kinds`: a row, None where hidden, and how many are such.
+
+    Returns the table `(2, 2)` after each step, the first before any, and the penalised log-likelihood and the log-likelihood of each.
+    """
+    fits = np.array([[[all(s in (None, v) for s, v in zip(row, (a, b), strict=True)) for b in range(2)] for a in range(2)] for row, _ in kinds], float)
+    many = np.array([count for _, count in kinds], float)
+    counts = np.einsum("k,kab->ab", many * [None not in row for row, _ in kinds], fits)
+    tables, penalised, plain = [], [], []
+    for _ in range(400):
+        p = (counts + pseudocount) / (counts + pseudocount).sum()
+        each = (p * fits).sum((1, 2))
+        tables.append(p)
+        plain.append(float(many @ np.log(each)))
+        penalised.append(plain[-1] + pseudocount * float(np.log(p).sum()))
+        counts = np.einsum("k,kab->ab", many / each, p * fits)
+    return tables, penalised, plain
+
+
+@pytest.mark.parametrize("pseudocount", [0.5, 1.0])
+def test_it_stops_where_likelihood_and_prior_together_gain_no_more(pseudocount):
+    """One row is whole; of 60 others 70 % of what is seen are ones. The likelihood falls after a few steps, while the prior still gains more."""
+    kinds = [((0, 1), 1), ((1, None), 21), ((0, None), 9), ((None, 1), 21), ((None, 0), 9)]
+    x = torch.tensor([[math.nan if v is None else v for v in row] for row, count in kinds for _ in range(count)], dtype=torch.float64)
+    tables, penalised, plain = by_the_kinds_of_rows(kinds, pseudocount)
+    assert (np.diff(penalised) > -1e-12).all()
+    first, last = (next(k for k in range(1, 400) if scores[k] - scores[k - 1] <= 1e-6 * len(x)) for scores in (plain, penalised))
+    assert first < last / 2  # a rule without the prior stops here, far away:
+    assert abs(tables[first] - tables[-1]).max() > 0.01
+    states = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
+
+    def fitted(steps):
+        return FullTable.from_data(x, num_states=2, pseudocount=pseudocount, em_steps=steps).log_prob(states).exp().reshape(2, 2).numpy()
+
+    for steps in (0, 1, 5):
+        np.testing.assert_allclose(fitted(steps), tables[steps], atol=1e-6)
+    np.testing.assert_allclose(fitted(1000), tables[last + 1], atol=1e-6)  # the step that gains no more is kept
+    np.testing.assert_allclose(fitted(1000), tables[-1], atol=0.004)
+
+
 def test_independent_cells_are_the_shares_among_visible_ones(rows):
     x, visible = rows
     fitted = FullyIndependent.from_data(x, visible=visible, num_states=SIZES, pseudocount=0.5)
@@ -145,6 +186,63 @@ def test_the_tree_of_rows_that_show_pairs():
         x = flips.cumsum(1) % 2
         tree = ChowLiuTree.from_data(x, visible=torch.rand(2000, 4) > 0.5)
         assert tree.parents == ((), (0,), (1,), (2,))
+
+
+def information_of(x, weights):
+    """Mutual information in nats of each pair of columns, times the weight of all rows: plain loops over the rows that show both (NaN: hidden)."""
+    n = len(x[0])
+    found = np.zeros((n, n))
+    for i, j in itertools.permutations(range(n), 2):
+        joint = {}
+        for row, w in zip(x, weights, strict=True):
+            if not (math.isnan(row[i]) or math.isnan(row[j])):
+                joint[row[i], row[j]] = joint.get((row[i], row[j]), 0.0) + w
+        both = sum(joint.values())
+        left, right = ({v: sum(c for key, c in joint.items() if key[side] == v) for v in {key[side] for key in joint}} for side in (0, 1))
+        found[i, j] = sum(weights) * sum(c / both * math.log(c * both / (left[a] * right[b])) for (a, b), c in joint.items() if c > 0)
+    return found
+
+
+def hidden_unevenly():
+    """Copies that err, of four states; late columns are hidden far more often, and where 0 is stored under a hidden cell much would change."""
+    x = torch.randint(0, 4, (300, 1)).expand(300, 5).clone()
+    err = torch.rand(300, 5) < torch.tensor([0.0, 0.45, 0.4, 0.3, 0.2])
+    x[err] = torch.randint(0, 4, (int(err.sum()),))
+    seen = torch.rand(300, 5) > torch.tensor([0.0, 0.1, 0.4, 0.6, 0.75])
+    return x.double(), seen
+
+
+def best_by_listing(information):
+    """Edges of the tree of largest sum: all 125 of five variables."""
+    every = list(itertools.combinations(range(5), 2))
+    trees = [edges for edges in itertools.combinations(every, 4) if len(reached(edges)) == 5]
+    assert len(trees) == 125
+    scores = sorted((sum(information[a, b] for a, b in edges), edges) for edges in trees)
+    assert scores[-1][0] > scores[-2][0] + 1e-6
+    return set(scores[-1][1])
+
+
+def reached(edges):
+    found = {0}
+    for _ in edges:
+        found |= {v for edge in edges if found & set(edge) for v in edge}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pairs_are_judged_by_the_rows_that_show_both(seed):
+    """The mutual informations, and the tree that is best of all trees by them; of several classes together, by the sum over their rows."""
+    torch.manual_seed(seed)
+    x, seen = hidden_unevenly()
+    holed = x.masked_fill(~seen, math.nan)
+    weights = torch.stack([(torch.arange(300) % 3 > 0).double(), torch.rand(300).double()])
+    for w in (None, weights):
+        wanted = sum(information_of(holed.tolist(), each.tolist()) for each in (torch.ones(1, 300) if w is None else w))
+        found = _mutual_information(x.long(), (4,) * 5, w, seen).numpy()
+        off = ~np.eye(5, dtype=bool)
+        np.testing.assert_allclose(found[off], wanted[off], rtol=1e-9, atol=1e-9)
+        tree = ChowLiuTree.from_data(holed, num_states=4, weights=w, em_steps=0)
+        assert {tuple(sorted((v, *p))) for v, p in enumerate(tree.parents) if p} == best_by_listing(wanted)
 
 
 def test_impossible_states_stay_possible_to_ask(rows):
