@@ -18,7 +18,7 @@ from pyro_ar.classify import (
     MixtureDiscriminantAnalysis,
     PatternNet,
 )
-from pyro_ar.comparison import cross_validate
+from pyro_ar.comparison import NeuralModel, cross_validate
 from pyro_ar.experiments.bars import KernelDensity
 from pyro_ar.experiments.comparison import IncompleteTable
 from pyro_ar.experiments.comparison import Plan as ComparePlan
@@ -64,7 +64,7 @@ def occluded(seed):
 BAYES = {"num_draws": 4, "num_chains": 2, "warmup": 3, "steps": 3, "max_tree_depth": 2, "progress": False}
 QUICK = {"epochs": 2, "batch_size": 16}
 WORK = {
-    "NeuralModel": lambda seed: weights(par.NeuralModel(lambda: NADE(4, 3), QUICK, seed).fit(BITS)),
+    "NeuralModel": lambda seed: weights(NeuralModel(lambda: NADE(4, 3), QUICK, seed).fit(BITS)),
     "NewtonModel": lambda seed: weights(NewtonModel(lambda: NADE(4, 2), seed=seed, iterations=3).fit(BITS)),
     "closest family": lambda seed: weights(closest_family(make_truth("chain", 3), lambda: NADE(3, 2), seed=seed, iterations=3)),
     "annealing": annealed,

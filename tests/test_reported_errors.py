@@ -22,7 +22,7 @@ from pyro_ar import estimate
 from pyro_ar.annealing import annealed_log_evidence
 from pyro_ar.arviz_bridge import psis_loo
 from pyro_ar.bayesian import Bayesian
-from pyro_ar.comparison import TableModel, cross_validate, paired_difference, to_inference_data
+from pyro_ar.comparison import NeuralModel, TableModel, cross_validate, paired_difference, to_inference_data
 from pyro_ar.divergence import closest_table, estimate_kl, kl_divergence
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.experiments import comparison, comparison_report
@@ -223,7 +223,7 @@ def test_the_command_compare(truth, monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["neural", "functions"])
 def test_compare_scores_no_row_that_it_fitted(kind):
     ledger = Ledger(numbered(40, 3))
-    models = {"neural": {"a": par.NeuralModel(lambda: RecordingFamily(ledger, 3), {"epochs": 1, "batch_size": 16})},
+    models = {"neural": {"a": NeuralModel(lambda: RecordingFamily(ledger, 3), {"epochs": 1, "batch_size": 16})},
               "functions": {"a": joint_recipe(ledger), "b": joint_recipe(ledger)}}[kind]
     par.compare(models, ledger.x.float(), folds=4)
     ledger.assert_apart()

@@ -1,10 +1,14 @@
 """What a family cannot close, and what it has not closed yet."""
 
+import csv
+import json
+
 import pytest
 import torch
 
 from pyro_ar import cli
 from pyro_ar.divergence import closest_table, kl_divergence
+from pyro_ar.experiments import distances as of_distances
 from pyro_ar.experiments.distances import (
     TRUTHS,
     NewtonModel,
@@ -85,6 +89,37 @@ def test_a_family_that_holds_the_truth_has_no_floor(name, holds):
     assert set(TRUTHS) >= {name}
 
 
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    """One model is lost at most, and none is fitted twice; the answer is that of an undisturbed run, without its generators' state."""
+    fitted, fit = [], of_distances.fit_recipe
+
+    def stops(name, *rest):
+        fitted.append(name)
+        if len(fitted) == 6:  # the second repeat of the third model
+            raise KeyboardInterrupt
+        return fit(name, *rest)
+
+    options = {"truth": "tree", "variables": 2, "sizes": (20,), "repeats": 2, "say": lambda line: None}
+    whole = run_distances(out=tmp_path / "whole", **options)
+    names = [d.model for d in whole]
+    monkeypatch.setattr(of_distances, "fit_recipe", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_distances(out=tmp_path / "out", **options)
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())["units"]
+    assert [unit["model"] for unit in kept] == names[:2]
+    fitted.clear()
+    fitted.extend([""] * 6)
+    torch.manual_seed(9)
+    assert run_distances(out=tmp_path / "out", **options) == whole
+    assert fitted[6:] == [name for name in names[2:] for _ in range(2)]
+    fitted[6:] = []
+    assert run_distances(out=tmp_path / "out", **options) == whole  # nothing is left to do
+    assert len(fitted) == 6
+    assert (tmp_path / "out" / "results.csv").read_text() == (tmp_path / "whole" / "results.csv").read_text()
+    with pytest.raises(ValueError, match=r"other settings \(repeats, seed\)"):
+        run_distances(out=tmp_path / "out", **options | {"repeats": 3, "seed": 1})
+
+
 def test_the_command(tmp_path, capsys):
     """A table, a CSV file and a picture, whose numbers are those of `distances`."""
     threads = torch.get_num_threads()
@@ -97,6 +132,9 @@ def test_the_command(tmp_path, capsys):
     assert lines[0] == "rows,model,parameters,floor,open,se"
     again = run_distances("FVSBN", variables=3, sizes=(20, 500), repeats=2, out=tmp_path / "again", say=lambda line: None)
     assert len(lines) == 1 + len(again) == 1 + 2 * 6  # no chain of order 3 over three variables
+    with open(out / "results.csv") as file:
+        kept = {(line["model"], int(line["rows"])): tuple(float(line[key]) for key in ("floor", "open", "se")) for line in csv.DictReader(file)}
+    assert kept == {(d.model, d.rows): (d.floor, d.open, d.error) for d in again}
     fvsbn = next(d for d in again if d.model == "FVSBN" and d.rows == 500)
     assert fvsbn.floor == pytest.approx(0, abs=1e-6)
     assert f"{fvsbn.open:.4f} ±{fvsbn.error:.4f}" in said
