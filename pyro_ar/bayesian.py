@@ -221,9 +221,8 @@ class Bayesian:
             IntractableError: A pattern of hidden cells that the family cannot sum out.
         """
         require(method == "nuts" or method in GUIDES, f"method must be nuts, {', '.join(GUIDES)}", method)
-        require(method != "nuts" or num_draws >= 4, "num_draws of nuts must be 4 or more, so that its diagnostics can be computed", num_draws)
         require(num_draws >= 2 and num_chains >= 1, "num_draws must be 2 or more (one draw is no posterior), num_chains 1 or more", num_draws, num_chains)
-        require(method != "nuts" or num_draws >= 4, "NUTS wants num_draws of 4 or more, since split R-hat does", num_draws)
+        require(method != "nuts" or num_draws >= 4, "num_draws of nuts must be 4 or more, so that its diagnostics can be computed", num_draws)
         require(min(warmup, steps) >= 1 and lr > 0, "warmup, steps and lr must be positive", warmup, steps, lr)
         require(isinstance(rank, int) and rank >= 1, "rank must be 1 or more", rank)
         x, visible = read_rows(x, visible)

@@ -151,7 +151,7 @@ def test_bad_input_is_named():
         model.fit(X, method="vi")
     with pytest.raises(ValueError, match="one draw is no posterior"):
         model.fit(X, num_draws=1)
-    with pytest.raises(ValueError, match="NUTS wants num_draws of 4 or more, since split R-hat does; got 3"):
+    with pytest.raises(ValueError, match="num_draws of nuts must be 4 or more, so that its diagnostics can be computed; got 3"):
         model.fit(X, num_draws=3)
     with pytest.raises(ValueError, match="one or more rows"):
         model.fit(X[:0])

@@ -41,6 +41,11 @@ def assert_honest(values, errors, low, high):
     assert low < ratio < high, f"the spread is {ratio:.2f} times the claimed errors"
 
 
+def bars(axis, along=1):
+    """Half the length of each bar of a picture, across or upwards, in its order."""
+    return [float(np.diff(segment[:, along])[0]) / 2 for container in axis.containers for segment in container[2][0].get_segments()]
+
+
 @pytest.fixture
 def truth():
     """Three binary variables, no two rows of them alike in probability."""
@@ -163,6 +168,10 @@ def test_compare_of_fitted_joints(truth):
     for name in models:
         assert_honest([f[name].score for f in found], [f[name].error for f in found], 0.7, 1.4)
     assert_honest(*signed(found, "independent", "chain"), 0.7, 1.4)
+    last = par.compare(models, truth.sample((80,)))
+    assert bars(last.figure().axes[0], along=0) == pytest.approx([row.difference_error for row in last.rows])
+    assert all(f" {row.error:.4f} " in str(last) for row in last.rows)
+    assert f" {last.rows[1].difference_error:.4f} " in str(last)
 
 
 def test_compare_of_recipes_and_draws(truth):
@@ -215,6 +224,10 @@ def test_the_command_compare(truth, monkeypatch, tmp_path):
         assert (float(line["se"]), float(line["paired_se"])) == (round(s.error, 6), round(s.worse_by.error, 6))
         assert f" {s.error:.4f} " in table
     assert f" {worse[-1].worse_by.error:.4f} " in table
+    left, right = comparison_report._draw(plan, summaries).axes
+    by_model = [found[-1][model] for model in plan.models]
+    assert bars(left) == pytest.approx([s.error for s in by_model])
+    assert bars(right) == pytest.approx([s.worse_by.error for s in by_model])
 
 
 # Which rows a comparison may see.

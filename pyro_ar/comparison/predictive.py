@@ -189,7 +189,7 @@ def _collect(posterior: Any, args: tuple[Any, ...], num_draws: int) -> tuple[dic
     if isinstance(posterior, MCMC):
         draws = posterior.get_samples(group_by_chain=True)
         chains, count = next(iter(draws.values())).shape[:2]
-        require(count >= 4, "an MCMC must have 4 or more draws of each chain, since split R-hat does", count)
+        require(count >= 4, "an MCMC must have 4 or more draws of each chain, so that its diagnostics can be computed", count)
         diverging = np.zeros((chains, count), dtype=bool)
         for c, found in enumerate(posterior.diagnostics().get("divergences", {}).values()):
             diverging[c, [i for i in found if i < count]] = True

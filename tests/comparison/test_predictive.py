@@ -70,7 +70,7 @@ def test_draws_of_nuts():
     assert loo(by_joint).pointwise.shape == (N,)
     few = MCMC(NUTS(coins), 3, 3, disable_progbar=True)
     few.run(x)
-    with pytest.raises(ValueError, match="4 or more draws of each chain, since split R-hat does; got 3"):
+    with pytest.raises(ValueError, match="4 or more draws of each chain, so that its diagnostics can be computed; got 3"):
         to_inference_data(few, x, likelihood=likelihood)
 
 

@@ -135,6 +135,9 @@ def test_the_command(tmp_path, capsys):
     with open(out / "results.csv") as file:
         kept = {(line["model"], int(line["rows"])): tuple(float(line[key]) for key in ("floor", "open", "se")) for line in csv.DictReader(file)}
     assert kept == {(d.model, d.rows): (d.floor, d.open, d.error) for d in again}
+    for axis in draw(again).axes:
+        drawn = [float(segment[1, 1] - segment[0, 1]) / 2 for bars in axis.containers for segment in bars[2][0].get_segments()]
+        assert drawn == pytest.approx([d.error for d in again])
     fvsbn = next(d for d in again if d.model == "FVSBN" and d.rows == 500)
     assert fvsbn.floor == pytest.approx(0, abs=1e-6)
     assert f"{fvsbn.open:.4f} ±{fvsbn.error:.4f}" in said
