@@ -8,6 +8,7 @@ import math
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -237,10 +238,9 @@ class Bayesian:
                 draws = {name: t.unflatten(0, (num_chains, num_draws)) for name, t in draws.items()}
                 diverging = torch.zeros(num_chains, num_draws, dtype=torch.bool)
 
-        def refit(x: Tensor, visible: Tensor | None = None) -> Posterior:
-            return self.fit(x, visible, method=method, num_draws=num_draws, num_chains=num_chains, warmup=warmup, steps=steps, lr=lr, rank=rank,
-                            max_tree_depth=max_tree_depth, seed=seed, progress=False)
-
+        # No function made here: those cannot be pickled, and a posterior may have taken hours.
+        refit = partial(self.fit, method=method, num_draws=num_draws, num_chains=num_chains, warmup=warmup, steps=steps, lr=lr, rank=rank,
+                        max_tree_depth=max_tree_depth, seed=seed, progress=False)
         return Posterior(self.bind(draws), draws, x, visible, method, diverging, refit, None, *_settling(losses))
 
     def _rows(self, x: Tensor, visible: Tensor | None) -> dict[str, Tensor | None]:

@@ -1,6 +1,7 @@
 """Bayesian families: draws agree between methods and with quadrature; the predictive is a joint."""
 
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -204,3 +205,15 @@ def test_a_bar_is_shown_unless_told(method, capsys):
     shown.refit(torch.zeros(3, 2))
     assert capsys.readouterr().err == ""
     assert all(torch.equal(shown.draws[name], quiet.draws[name]) for name in quiet.draws)
+
+
+@pytest.mark.parametrize("method", ["nuts", "mean-field"])
+def test_a_posterior_survives_pickle(method):
+    """Draws, the joint of each, and what makes the posterior of other rows."""
+    torch.manual_seed(0)
+    x = torch.randint(2, (12, 2)).float()
+    posterior = Bayesian(FVSBN(2)).fit(x, method=method, num_draws=4, num_chains=1, warmup=4, steps=4, progress=False)
+    again = pickle.loads(pickle.dumps(posterior))
+    assert torch.equal(again.joint.log_prob(x.unsqueeze(-2).unsqueeze(-2)), posterior.joint.log_prob(x.unsqueeze(-2).unsqueeze(-2)))
+    assert torch.equal(again.predictive().log_prob(x), posterior.predictive().log_prob(x))
+    assert all(torch.equal(a, b) for a, b in zip(again.refit(x[1:]).draws.values(), posterior.refit(x[1:]).draws.values(), strict=True))
