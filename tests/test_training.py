@@ -424,6 +424,13 @@ def test_it_is_seeded_and_leaves_the_generators_alone(small):
     assert not same(trained(1, seed=1, held_out=(small[:20],))[0], trained(1, held_out=(small[:20],))[0])  # batches and orders have it too
 
 
+def test_every_epoch_is_judged_in_the_same_orders(small):
+    """Weights that stand still have one held-out figure, while each epoch trains in orders of its own."""
+    train, held = zip(*par.fit(small_model(), small, **SMALL | {"lr": 1e-12, "epochs": 3}).history, strict=True)
+    assert held == pytest.approx([held[0]] * 3, rel=1e-6)
+    assert max(train) - min(train) > 1e-4
+
+
 def test_modes_come_back_and_training_is_in_training_mode(small):
     modes = set()
 
