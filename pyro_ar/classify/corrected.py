@@ -28,7 +28,9 @@ __all__ = ["CorrectedClassifier"]
 
 REPEATS = 20000  # answers, about, that the weights are learnt from: few rows are repeated under new patterns, up to MOST_REPEATS times
 MOST_REPEATS = 24
-STEPS, BATCH, LR = 1000, 256, 5e-3
+# A step for each held-out row, within bounds: of few rows more steps learn the noise, of many fewer leave something on the table.
+LEAST_STEPS, MOST_STEPS = 1000, 5000
+BATCH, LR = 256, 5e-3
 UNITS = 16
 FLOOR = -50.0  # nats: what a certainty of the classifier is worth
 
@@ -118,7 +120,8 @@ class CorrectedClassifier(PartlySeenClassifier):
         require_rows(labels, self.folds, f"{self.folds} folds want")
         random = check_random_state(0 if self.random_state is None else self.random_state)
         self.frequencies_ = torch.from_numpy(counts / counts.sum()).log()
-        self.weights_ = _learnt(self.frequencies_.float(), *self._held_out(x, index, random), seed=random.randint(2**31))
+        steps = min(max(min(self.most, len(x)), LEAST_STEPS), MOST_STEPS)
+        self.weights_ = _learnt(self.frequencies_.float(), *self._held_out(x, index, random), steps=steps, seed=random.randint(2**31))
         self.classifier_, self.net_ = self._fitted(x, labels)
         self.log_prior_ = self.classifier_.log_prior_
         return self
@@ -250,14 +253,14 @@ def _features(log_p: Tensor, log_q: Tensor, visible: Tensor) -> Tensor:
     return torch.cat(found, -1)
 
 
-def _learnt(log_prior: Tensor, log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, seed: int) -> Weights:
+def _learnt(log_prior: Tensor, log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, steps: int, seed: int) -> Weights:
     """The weights with the best log score on held-out rows."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         weights = Weights(log_p.shape[1])
         adam = torch.optim.AdamW(weights.parameters(), lr=LR, weight_decay=0.01)
-        decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / STEPS)
-        for _ in range(STEPS):
+        decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
+        for _ in range(steps):
             some = torch.randint(len(index), (BATCH,))
             loss = nn.functional.cross_entropy(log_prior + weights(log_p[some], log_q[some], visible[some]), index[some])
             adam.zero_grad()

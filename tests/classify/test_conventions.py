@@ -23,7 +23,7 @@ ONE_ROW = {"check_sample_weight_equivalence_on_dense_data": "a class of the chec
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("pyro_ar.classify.corrected.STEPS", 20)
+    monkeypatch.setattr("pyro_ar.classify.corrected.MOST_STEPS", 20)
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [

@@ -251,3 +251,19 @@ def test_hidden_training_cells_are_refused(rows):
     x, y, seen = rows
     with pytest.raises(ValueError, match="complete training rows"):
         CorrectedClassifier().fit(x, y, seen)
+
+
+@pytest.mark.parametrize(("rows", "most", "steps"), [(60, 5000, 1000), (60, 40, 1000), (1600, 5000, 1600), (1600, 1200, 1200), (5400, 6000, 5000)])
+def test_a_step_for_each_row_that_was_held_out(rows, most, steps, monkeypatch):
+    from pyro_ar.classify import corrected
+
+    asked, learnt = [], corrected._learnt
+
+    def recorded(*told, steps, seed):
+        asked.append(steps)
+        return learnt(*told, steps=2, seed=seed)
+
+    monkeypatch.setattr(corrected, "_learnt", recorded)
+    X, y = np.random.default_rng(0).normal(size=(rows, 2)), np.arange(rows) % 3
+    CorrectedClassifier(DiscriminantAnalysis(), Oracle(), folds=2, most=most).fit(X, y)
+    assert asked == [steps]
