@@ -7,7 +7,7 @@ import math
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
 from pyro_ar.outputs import PerVariable
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
-from pyro_ar.tables.chow_liu import log_spanning_trees
+from pyro_ar.tables.chow_liu import evidences_of_trees, log_spanning_trees
 from pyro_ar.tables.counts import Block, block_counts, check_data, concentration_of, log_evidence_of, table_counts
 
 __all__ = ["NeuralModel", "TableModel", "chain_over", "fit_recipe"]
@@ -95,6 +95,8 @@ class TableModel:
     def log_evidences(self, x: Array) -> Tensor:
         """Log evidence of each strength, `(S,)`, in nats."""
         options = {"num_states": self.num_states, **self.structure}
+        if self.joint is ChowLiuTree and not self.structure:
+            return evidences_of_trees(*check_data(x, self.num_states), [prior["equivalent_sample_size"] for prior in self._priors])
         return torch.stack([self.joint.log_evidence(x, **prior, **options) for prior in self._priors])
 
     def log_evidence(self, x: Array) -> Tensor:
@@ -113,10 +115,15 @@ class TableModel:
 
     def fit(self, x: Array) -> Joint:
         """The joint of one more row: posterior mean tables, averaged over the strengths by their evidence."""
+        return self.fit_with_evidences(x, None if len(self._strengths) == 1 else self.log_evidences(x))
+
+    def fit_with_evidences(self, x: Array, log_evidences: Tensor | None) -> Joint:
+        """As `fit`, from the `log_evidences` of the same rows, for one who has them already."""
         parts = [self.joint.posterior(x, **prior, num_states=self.num_states, **self.structure).predictive() for prior in self._priors]
         if len(parts) == 1:
             return parts[0]
-        weights = self.log_evidences(x).log_softmax(0).to(parts[0].dtype)
+        require(log_evidences is not None and log_evidences.shape == (len(parts),), f"{len(parts)} strengths want an evidence each", log_evidences)
+        weights = cast(Tensor, log_evidences).log_softmax(0).to(parts[0].dtype)
         kept = [i for i in range(len(parts)) if weights[i] > -14]  # 1e-6 of the weight would only cost time
         return parts[kept[0]] if len(kept) == 1 else Averaged(weights[kept], [parts[i] for i in kept])
 

@@ -2,7 +2,7 @@ r"""The best tree: Chow and Liu's algorithm, and the evidence of all trees toget
 
 import math
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import require
+from pyro_ar.rising import log_rising_over_power
 from pyro_ar.tables.base import TablePosterior
 from pyro_ar.tables.bayes_net import BayesNet
 from pyro_ar.tables.counts import Block, block_counts, check_data, check_weights, concentration_of, log_evidence_of
@@ -18,6 +19,7 @@ from pyro_ar.visible import training_rows
 
 __all__ = ["ChowLiuTree"]
 
+MAX_TILE = 2**22  # pairs of states counted at a time: 32 MiB
 MAX_PAIRS = 2**29  # pairs of states, and states over all rows: 4 GiB
 
 
@@ -88,16 +90,7 @@ class ChowLiuTree(BayesNet):
         require(concentration is None and equivalent_sample_size is not None,
                 "the evidence over all trees needs equivalent_sample_size", concentration)
         states, sizes = check_data(x, num_states)
-        n = len(sizes)
-        single = torch.stack([_evidence(Block((), (v,)), states, sizes, equivalent_sample_size) for v in range(n)])
-        if n == 1:
-            return single.sum()
-        edge = torch.full((n, n), -math.inf, dtype=torch.float64, device=states.device)
-        for i in range(n):
-            for j in range(i):
-                pair = _evidence(Block((), (j, i)), states, sizes, equivalent_sample_size)
-                edge[i, j] = edge[j, i] = pair - single[i] - single[j]
-        return single.sum() + log_spanning_trees(edge) - (n - 2) * math.log(n)
+        return evidences_of_trees(states, sizes, [equivalent_sample_size or 0.0])[0]
 
     @classmethod
     def count_parameters(cls, num_states: Sequence[int], **structure: Any) -> int:
@@ -106,8 +99,52 @@ class ChowLiuTree(BayesNet):
         return super().count_parameters(num_states, parents=structure.get("parents") or [()] + [(i,) for i in range(n - 1)])
 
 
+def evidences_of_trees(states: Tensor, sizes: tuple[int, ...], strengths: Sequence[float]) -> Tensor:
+    """Log of the mean over all trees of p(x | tree), of each equivalent sample size, `(S,)`: the pairs are counted once for all."""
+    n = len(sizes)
+    single = torch.stack([torch.stack([_evidence(Block((), (v,)), states, sizes, s) for v in range(n)]) for s in strengths])
+    if n == 1:
+        return single.sum(-1)
+    edge = torch.full((len(strengths), n, n), -math.inf, dtype=torch.float64, device=states.device)
+    for later, earlier, counts in _pair_counts(states, sizes):
+        for of_strength, alone, s in zip(edge, single, strengths, strict=True):
+            gain = _pair_evidences(counts, later, earlier, sizes, s) - alone[later, None] - alone[None, earlier]
+            of_strength[later, earlier], of_strength[earlier, later] = gain, gain.T
+    return torch.stack([alone.sum() + log_spanning_trees(e) - (n - 2) * math.log(n) for alone, e in zip(single, edge, strict=True)])
+
+
 def _evidence(block: Block, states: Tensor, sizes: tuple[int, ...], strength: float | None) -> Tensor:
     return log_evidence_of(block, block_counts(block, states, sizes), concentration_of(block, sizes, None, strength))
+
+
+def _pair_counts(states: Tensor, sizes: tuple[int, ...]) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of the lower triangle of all pairs of variables: which rows, which columns, and their counts `(rows, K, columns, K)`."""
+    n, most = len(sizes), max(sizes)
+    wide = max(1, math.isqrt(MAX_TILE) // most)
+    parts = [slice(start, min(start + wide, n)) for start in range(0, n, wide)]
+    some = max(1, MAX_TILE // (2 * wide * most))  # rows at a time
+    for at, later in enumerate(parts):
+        for earlier in parts[: at + 1]:
+            counts = torch.zeros((later.stop - later.start) * most, (earlier.stop - earlier.start) * most, dtype=torch.float64, device=states.device)
+            for rows in states.split(some):
+                a, b = (torch.nn.functional.one_hot(rows[:, part], most).flatten(1).double() for part in (later, earlier))
+                counts.addmm_(a.T, b)
+            yield later, earlier, counts.reshape(later.stop - later.start, most, earlier.stop - earlier.start, most)
+
+
+def _pair_evidences(counts: Tensor, later: slice, earlier: slice, sizes: tuple[int, ...], strength: float) -> Tensor:
+    """`log_evidence_of` of the joint table of each pair, `(rows, columns)`; only the number of cells tells two priors apart."""
+    size = torch.tensor(sizes, device=counts.device)
+    cells = size[later, None] * size[None, earlier]
+    answer = torch.empty(cells.shape, dtype=torch.float64, device=counts.device)
+    total = counts[0, :, 0].sum()
+    for m in cells.unique().tolist():
+        here = cells == m
+        alpha = counts.new_tensor(concentration_of(Block((), (0,)), (m,), None, strength))
+        values, which = counts.movedim(2, 1)[here].flatten(1).unique(return_inverse=True)
+        each = log_rising_over_power(alpha, values)[which].sum(-1)  # 0 of the cells that padding adds
+        answer[here] = each - log_rising_over_power(alpha * m, total) - total * math.log(m)
+    return answer
 
 
 def log_spanning_trees(edge: Tensor) -> Tensor:

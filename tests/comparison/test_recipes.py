@@ -9,10 +9,11 @@ import torch
 from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import NeuralModel, TableModel, chain_over, compare, table_models
 from pyro_ar.comparison.recipes import fit_recipe
+from pyro_ar.experiments.comparison import Plan, run
 from pyro_ar.families import FVSBN, OrderlessNADE, OverOrders
 from pyro_ar.mixture import Averaged, Mixture
 from pyro_ar.outputs import Categorical
-from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
+from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, chow_liu
 
 SIZES = (2, 3, 2, 2)
 PRIORS = {"one": 1.0, "several": (0.5, 4.0, 30.0)}
@@ -232,3 +233,59 @@ def test_draws_of_weights_are_counted_once():
     assert posterior.predictive().num_parameters == posterior.num_parameters == FVSBN(3).num_parameters == 6
     orders = OverOrders(OrderlessNADE(3, 4), 5)
     assert orders().num_parameters == orders.num_parameters
+
+
+def test_the_evidences_of_all_strengths_count_the_pairs_of_a_tree_once(monkeypatch):
+    """300 columns have 44,850 pairs: counted by tiles, once for all strengths, not pair by pair and strength by strength."""
+    tiles, blocks = [], []
+    count, one_hot = chow_liu.block_counts, chow_liu._pair_counts
+    monkeypatch.setattr(chow_liu, "block_counts", lambda block, *rest: blocks.append(block) or count(block, *rest))
+    monkeypatch.setattr(chow_liu, "_pair_counts", lambda *rest: tiles.append(rest) or one_hot(*rest))
+    model = TableModel(ChowLiuTree, (0.25, 1.0, 4.0), num_states=2)
+    model.log_evidences(torch.randint(0, 2, (25, 30), generator=torch.Generator().manual_seed(0)))
+    assert len(tiles) == 1
+    assert len(blocks) == 3 * 30  # of single columns
+
+
+def test_a_unit_of_the_comparison_finds_its_evidences_once(monkeypatch):
+    calls = []
+    find = TableModel.log_evidences
+    monkeypatch.setattr(TableModel, "log_evidences", lambda self, x: calls.append(x) or find(self, x))
+    x = torch.randint(0, 2, (40, 4), generator=torch.Generator().manual_seed(0)).double()
+    plan = Plan("coins", x[:30], x[30:], sizes=(25,), models=("Chow-Liu tree",))
+    unit, = run(plan, Kept())
+    assert len(calls) == 1
+    recipe = plan.recipe("Chow-Liu tree", 25)
+    assert unit["log_evidence"] == pytest.approx(recipe.log_evidence(plan.rows(25)).item(), rel=1e-12)
+    assert unit["nats"] == pytest.approx(-recipe.fit(plan.rows(25)).log_prob(plan.test).mean().item(), rel=1e-6)
+
+
+class Kept:
+    """Results that hold nothing."""
+
+    def find(self, **_):
+        return None
+
+    def add(self, _):
+        pass
+
+
+@pytest.mark.parametrize("tile", [1, 40, 2**22])
+def test_evidences_of_trees_by_tiles_are_those_pair_by_pair(monkeypatch, tile):
+    monkeypatch.setattr(chow_liu, "MAX_TILE", tile)
+    sizes, strengths = (2, 3, 2, 4, 3), (0.5, 16.0)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.stack([torch.randint(0, k, (23,), generator=generator) for k in sizes], -1)
+    for s, found in zip(strengths, chow_liu.evidences_of_trees(x, sizes, strengths), strict=True):
+        def evidence(*scope, s=s):
+            parents = tuple((v - 1,) if v and len(scope) == 2 else () for v in range(len(scope)))
+            return BayesNet.log_evidence(x[:, list(scope)], equivalent_sample_size=s, num_states=[sizes[v] for v in scope], parents=parents)
+        laplacian = torch.zeros(5, 5, dtype=torch.float64)
+        for i in range(5):
+            for j in range(i):
+                weight = (evidence(j, i) - evidence(j) - evidence(i)).exp()
+                laplacian[i, j] = laplacian[j, i] = -weight
+                laplacian[i, i] += weight
+                laplacian[j, j] += weight
+        wanted = sum(evidence(v) for v in range(5)) + laplacian[1:, 1:].logdet() - 3 * math.log(5)
+        assert found == pytest.approx(wanted.item(), rel=1e-10)
