@@ -194,8 +194,10 @@ def test_a_covariance_wants_enough_warmup(monkeypatch, warmup, full):
 
 
 @pytest.mark.parametrize("method", ["nuts", "mean-field"])
-def test_a_bar_is_shown_unless_told(method, capsys):
+def test_a_bar_is_shown_unless_told(method, capsys, monkeypatch):
     """On standard error; a fit again for leave-one-out keeps quiet."""
+    for name in ("CI", "PYTEST_XDIST_WORKER"):  # in which Pyro shows none
+        monkeypatch.delenv(name, raising=False)
     options = {"method": method, "num_draws": 4, "num_chains": 1, "warmup": 2, "steps": 3}
     shown = Bayesian(FVSBN(2)).fit(torch.zeros(4, 2), **options)
     captured = capsys.readouterr()
