@@ -116,7 +116,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         whole = all(isinstance(k, int | np.integer) for k in (self.folds, self.most))
         require(whole and self.folds >= 2 and self.most >= 1, "folds must be 2 or more and most 1 or more, whole numbers", self.folds, self.most)
         self.classes_, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        require(len(counts) >= 2, "CorrectedClassifier wants rows of two classes or more", self.classes_.tolist())
+        require(len(counts) >= 2, "CorrectedClassifier wants rows of two classes or more, not of one class", self.classes_.tolist())
         require_rows(labels, self.folds, f"{self.folds} folds want")
         random = check_random_state(0 if self.random_state is None else self.random_state)
         self.frequencies_ = torch.from_numpy(counts / counts.sum()).log()
