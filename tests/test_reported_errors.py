@@ -262,9 +262,9 @@ def test_the_command_compare_scores_no_row_that_it_fitted(tmp_path, monkeypatch)
         fitted.append((name, len(rows)))
         return joint
 
-    evidence = TableModel.log_evidence
+    evidences = TableModel.log_evidences
     seen = []
-    monkeypatch.setattr(TableModel, "log_evidence", lambda self, x: (seen.append(set(ledger.numbers(x))), evidence(self, x))[1])
+    monkeypatch.setattr(TableModel, "log_evidences", lambda self, x: (seen.append(set(ledger.numbers(x))), evidences(self, x))[1])
     monkeypatch.setattr(comparison, "fit_recipe", fit)
     list(run(plan, Results(tmp_path / "results.json", plan.settings())))
     ledger.assert_apart()
