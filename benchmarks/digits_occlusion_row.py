@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
-from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
-from pyro_ar.experiments.scoring import resampled_error
+from pyro_ar.classify.mda.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.experiments.occlusion.scoring import resampled_error
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9)
 

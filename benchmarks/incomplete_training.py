@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 import pyro_ar as par
 import pyro_ar.data
 
-from pyro_ar.experiments.scoring import resampled_error
+from pyro_ar.experiments.occlusion.scoring import resampled_error
 
 
 def mean_filled(X, y, visible):

@@ -12,7 +12,9 @@ import time
 
 import torch
 
-from pyro_ar.families import FVSBN, MADE, NADE
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.neural.made import MADE
+from pyro_ar.neural.nade import NADE
 
 
 def seconds(function):

@@ -17,7 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from pyro_ar.nets import NADENet, OrderlessNADENet
+from pyro_ar.neural import NADENet, OrderlessNADENet
 from pyro_ar.order import random_orders
 from pyro_ar.outputs import Bernoulli
 

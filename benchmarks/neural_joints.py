@@ -21,8 +21,8 @@ from sklearn.model_selection import train_test_split
 from pyro_ar import ChowLiuTree, GenerativeClassifier, MixtureDiscriminantAnalysis, OrderlessNADE, OverOrders
 from pyro_ar.classify import CorrectedClassifier, MixtureChainClassifier, PatternNet, TemperatureScaled
 from pyro_ar.data import digits, load
-from pyro_ar.experiments.plan import Plan
-from pyro_ar.experiments.scoring import resampled_error, scores
+from pyro_ar.experiments.occlusion.plan import Plan
+from pyro_ar.experiments.occlusion.scoring import resampled_error, scores
 from pyro_ar.visible import random
 
 LEVELS = ("random-0", "random-25", "random-50", "random-75", "random-90")

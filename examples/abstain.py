@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 
 import pyro_ar as par
 
-from pyro_ar.experiments.scoring import resampled_error
-from pyro_ar.plots_looking import risk_curves
+from pyro_ar.experiments.occlusion.scoring import resampled_error
+from pyro_ar.plots.looking import risk_curves
 
 HIDDEN = (0.5, 0.75, 0.9)
 LEVEL = 0.05          # refuse rows that are less plausible than 95 % of digits

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 import pyro_ar as par
 
-from pyro_ar.plots_looking import Revealed, reveal_panel
+from pyro_ar.plots.looking import Revealed, reveal_panel
 
 ROWS, GOAL = 100, 0.95
 

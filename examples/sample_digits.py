@@ -15,7 +15,7 @@ import torch
 import pyro_ar as par
 
 from pyro_ar.data import digits
-from pyro_ar.plots import image_rows
+from pyro_ar.plots.images import image_rows
 
 COLUMNS = 16
 

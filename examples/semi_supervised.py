@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 
 import pyro_ar as par
 
-from pyro_ar.experiments.scoring import resampled_error
+from pyro_ar.experiments.occlusion.scoring import resampled_error
 
 CLASSES, D = 10, 16
 PRIOR_ROWS, SPREAD = 10.0, 0.4                                   # the covariance of a class is expected at 0.4 I, with the weight of ten rows

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 import pyro_ar as par
 
-from pyro_ar.experiments.scoring import resampled_error
+from pyro_ar.experiments.occlusion.scoring import resampled_error
 
 HIDDEN = (0.0, 0.25, 0.5, 0.75)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import lazy_loader
 
-from pyro_ar import divergence  # noqa: F401  registers torch's `kl_divergence` of any two joints
+from pyro_ar.inference import divergence  # noqa: F401  registers torch's `kl_divergence` of any two joints
 
 __version__ = "0.1.0"
 

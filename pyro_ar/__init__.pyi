@@ -6,27 +6,21 @@ from . import data as data
 from . import order as order
 from . import outputs as outputs
 from . import plots as plots
-from . import plots_looking as plots_looking
 from . import testing as testing
 from . import visible as visible
-from .autoregressive import Autoregressive
-from .bayesian import Bayesian, Posterior
+from .changes import RankNormal, Transformed
 from .checks import IntractableError
 from .classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegression, MixtureDiscriminantAnalysis
 from .comparison import compare
 from .elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
-from .estimate import estimate_log_marginal
-from .families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
 from .files import load, save
 from .imputing import impute
-from .joint import Given, Joint, Latent, Marginal
+from .inference import Bayesian, Fit, Posterior, estimate_log_marginal, fit
+from .joint import Joint
 from .mixture import Mixture
-from .mixture_chain import MixtureChain
-from .nets import AnyOrderNet, Net
-from .rank_normal import RankNormal
+from .neural import FVSBN, MADE, NADE, AnyOrderNet, Autoregressive, Family, MixtureChain, Net, OrderlessNADE, OverOrders
+from .queries import Given, Latent, Marginal
 from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
-from .training import Fit, fit
-from .transformed import Transformed
 
 __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",

@@ -16,9 +16,11 @@ import torch
 
 from torch import Tensor
 
-from pyro_ar import families, mixture_chain, outputs
+from pyro_ar import outputs
 from pyro_ar.checks import require
-from pyro_ar.families import Family, OverOrders
+from pyro_ar.neural.family import Family
+from pyro_ar.neural.over_orders import OverOrders
+from pyro_ar.neural.registry import FAMILIES
 from pyro_ar.outputs import Output
 
 __all__ = ["load", "save"]
@@ -118,8 +120,9 @@ class _Reader:
     """The way back, through constructors of known classes only."""
 
     def __init__(self, tensors: Mapping[str, Tensor], known: Mapping[str, type]) -> None:
-        found = {n: getattr(m, n) for m in (families, mixture_chain, outputs) for n in m.__all__}
-        self.tensors, self.classes = tensors, {**found, **known}
+        families = {entry.family.__name__: entry.family for entry in FAMILIES.values()}
+        found: dict[str, type] = {name: getattr(outputs, name) for name in outputs.__all__}
+        self.tensors, self.classes = tensors, {**found, **families, "OverOrders": OverOrders, **known}
 
     def of(self, value: Any) -> Any:
         if not isinstance(value, dict):

@@ -13,7 +13,8 @@ from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import IntractableError, counted, require
-from pyro_ar.joint import Joint, batch_of, draw_states, is_shape, shapes_of
+from pyro_ar.expandable import batch_of, draw_states, is_shape, shapes_of
+from pyro_ar.joint import Joint
 from pyro_ar.transforms import is_mapped
 
 __all__ = ["Averaged", "Mixture"]

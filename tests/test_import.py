@@ -69,7 +69,7 @@ def test_top_level_is_small_and_holds_no_modules():
 
 def test_names_do_not_depend_on_what_was_loaded():
     fresh = run("import pyro_ar\nprint(*dir(pyro_ar))")
-    full = run("import pyro_ar, pyro_ar.cli\nfor name in pyro_ar.__all__: getattr(pyro_ar, name)\nprint(*dir(pyro_ar))")
+    full = run("import pyro_ar, pyro_ar.cli.app\nfor name in pyro_ar.__all__: getattr(pyro_ar, name)\nprint(*dir(pyro_ar))")
     assert fresh == full == " ".join(dir(par)) + "\n"
 
 

@@ -9,8 +9,6 @@ import torch
 
 import pyro_ar as par
 
-from pyro_ar.annealing import annealed_log_evidence
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.classify import (
     CorrectedClassifier,
     DiscriminantAnalysis,
@@ -19,14 +17,17 @@ from pyro_ar.classify import (
     PatternNet,
 )
 from pyro_ar.comparison import NeuralModel, cross_validate
-from pyro_ar.experiments.bars import KernelDensity
-from pyro_ar.experiments.comparison import IncompleteTable
-from pyro_ar.experiments.comparison import Plan as ComparePlan
+from pyro_ar.experiments.compare.run import IncompleteTable
+from pyro_ar.experiments.compare.run import Plan as ComparePlan
 from pyro_ar.experiments.distances import NewtonModel, closest_family, distances, make_truth
-from pyro_ar.experiments.inner import inner_split, some_rows
-from pyro_ar.experiments.plan import Plan
+from pyro_ar.experiments.occlusion.bars import KernelDensity
+from pyro_ar.experiments.occlusion.inner import inner_split, some_rows
+from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.states import load_split
-from pyro_ar.families import FVSBN, NADE
+from pyro_ar.inference.annealing import annealed_log_evidence
+from pyro_ar.inference.bayesian import Bayesian
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.neural.nade import NADE
 from pyro_ar.tables import FullTable, FullyIndependent
 
 with torch.random.fork_rng(devices=[]):

@@ -18,12 +18,13 @@ from torch.distributions import transforms
 
 import pyro_ar as par
 
-from pyro_ar.autoregressive import Autoregressive
+from pyro_ar.changes.transformed import Transformed
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
-from pyro_ar.joint import Given, Joint, Latent, Marginal
+from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged, Mixture
+from pyro_ar.neural.autoregressive import Autoregressive
+from pyro_ar.queries import Given, Latent, Marginal
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
-from pyro_ar.transformed import Transformed
 
 randn = torch.randn
 FORK = [(), (0,), (0,)]

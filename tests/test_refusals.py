@@ -10,8 +10,8 @@ from torch.distributions.transforms import ExpTransform
 import pyro_ar as par
 
 from pyro_ar import BayesNet, FullTable, FullyIndependent, Gaussian, MarkovChain, Mixture, StudentT, outputs
+from pyro_ar.changes.transformed import Transformed
 from pyro_ar.elliptical import LowRankGaussian, LowRankStudentT
-from pyro_ar.transformed import Transformed
 
 inf, nan = math.inf, math.nan
 eye, zeros = torch.eye, torch.zeros

@@ -18,19 +18,20 @@ from torch.distributions import Independent, Normal
 
 import pyro_ar as par
 
-from pyro_ar import estimate
-from pyro_ar.annealing import annealed_log_evidence
-from pyro_ar.arviz_bridge import psis_loo
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import NeuralModel, TableModel, cross_validate, paired_difference, to_inference_data
-from pyro_ar.divergence import closest_table, estimate_kl, kl_divergence
 from pyro_ar.elliptical import Gaussian
-from pyro_ar.experiments import comparison, comparison_report
 from pyro_ar.experiments import distances as of_distances
-from pyro_ar.experiments.comparison import Plan, run
+from pyro_ar.experiments.compare import report as comparison_report
+from pyro_ar.experiments.compare import run as comparison
+from pyro_ar.experiments.compare.run import Plan, run
 from pyro_ar.experiments.distances import distances
 from pyro_ar.experiments.store import Results
-from pyro_ar.families import FVSBN
+from pyro_ar.inference import estimate
+from pyro_ar.inference.annealing import annealed_log_evidence
+from pyro_ar.inference.arviz_bridge import psis_loo
+from pyro_ar.inference.bayesian import Bayesian
+from pyro_ar.inference.divergence import closest_table, estimate_kl, kl_divergence
+from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.tables import FullyIndependent, MarkovChain
 
 

@@ -9,11 +9,11 @@ from test_conformance import JOINTS, tree
 
 import pyro_ar as par
 
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.checks import counted, one_line
 from pyro_ar.comparison import TableModel, compare, loo, structure_posterior, to_inference_data
-from pyro_ar.families import OverOrders
-from pyro_ar.training import Fit
+from pyro_ar.inference.bayesian import Bayesian
+from pyro_ar.inference.training import Fit
+from pyro_ar.neural.over_orders import OverOrders
 
 MOST = 150
 randn = torch.randn

@@ -8,9 +8,9 @@ import torch
 
 from scipy import stats
 
-from pyro_ar.classify.quadrature import _log_front
+from pyro_ar.classify.looking.quadrature import _log_front
 from pyro_ar.elliptical import LowRankStudentT, StudentT
-from pyro_ar.elliptical.incomplete import radial
+from pyro_ar.elliptical.em import radial
 from pyro_ar.rising import log_rising_over_power
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 

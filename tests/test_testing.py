@@ -12,8 +12,9 @@ from torch import Size
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.elliptical import Gaussian
-from pyro_ar.joint import Given, Joint, Marginal
+from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
+from pyro_ar.queries import Given, Marginal
 from pyro_ar.tables import FullTable, FullyIndependent, MarkovChain
 from pyro_ar.testing import CHECKS, NotApplicable, goodness
 

@@ -15,11 +15,11 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import pyro_ar as par
 
+from pyro_ar.changes.transformed import Transformed
 from pyro_ar.checks import IntractableError
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from pyro_ar.mixture import Mixture
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
-from pyro_ar.transformed import Transformed
 
 pytestmark = pytest.mark.usefixtures("float64")
 

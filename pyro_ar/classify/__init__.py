@@ -1,17 +1,17 @@
 """Classifiers of partly seen rows, in scikit-learn's conventions."""
 
-from pyro_ar.classify.abstention import Decision, RiskCoverage, decide, risk_coverage
-from pyro_ar.classify.corrected import CorrectedClassifier
+from pyro_ar.classify.around.abstention import Decision, RiskCoverage, decide, risk_coverage
+from pyro_ar.classify.around.corrected import CorrectedClassifier
+from pyro_ar.classify.around.mixture_chain import MixtureChainClassifier
+from pyro_ar.classify.around.plausibility import Plausibility
+from pyro_ar.classify.around.semi_supervised import SemiSupervised
+from pyro_ar.classify.around.temperature import TemperatureScaled
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.logistic import LogisticRegression
-from pyro_ar.classify.looking import Looks, information_gain, reveal
-from pyro_ar.classify.mixture_chain import MixtureChainClassifier
-from pyro_ar.classify.mixture_discriminant import MixtureDiscriminantAnalysis
+from pyro_ar.classify.looking.looks import Looks, information_gain, reveal
+from pyro_ar.classify.mda import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
-from pyro_ar.classify.plausibility import Plausibility
-from pyro_ar.classify.semi_supervised import SemiSupervised
-from pyro_ar.classify.temperature import TemperatureScaled
 
 __all__ = [
     "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",

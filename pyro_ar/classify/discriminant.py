@@ -12,7 +12,7 @@ from pyro_ar.checks import require
 from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.elliptical.dense import covariance_from
-from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.em import fit_incomplete
 from pyro_ar.elliptical.units import column_units, in_values
 
 __all__ = ["DiscriminantAnalysis"]

@@ -287,7 +287,7 @@ class GenerativeClassifier(PartlySeenClassifier):
 
     def _train_family(self, family: nn.Module, x: Tensor, context: Tensor, visible: Tensor | None,
                       options: dict[str, Any]) -> nn.Module:
-        from pyro_ar import training  # here, so that closed-form classifiers load no neural code
+        from pyro_ar.inference import training  # here, so that closed-form classifiers load no neural code
 
         family = copy.deepcopy(family)  # the caller's stays as it is, so that clone and cross-validation are safe
         weight = next(family.parameters()).detach()

@@ -10,12 +10,13 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
 
-from pyro_ar.joint import Joint, _Expandable
+from pyro_ar.expandable import Expandable
+from pyro_ar.joint import Joint
 
 __all__ = ["OfClass", "of_each_class"]
 
 
-class OfClass(_Expandable):
+class OfClass(Expandable):
     r"""p(x_visible | y): every class answers, and y picks, so that an enumerated y copies no parameters.
 
     Shapes:

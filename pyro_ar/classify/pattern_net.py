@@ -11,10 +11,10 @@ import torch
 
 from torch import Generator, Tensor, nn
 
+from pyro_ar.changes.rank_normal import RankNormal
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.images import image_shape_of, random_parts, randomly_shifted
-from pyro_ar.rank_normal import RankNormal
 
 __all__ = ["PatternNet"]
 

@@ -13,7 +13,6 @@ how far one joint is from another         `kl_divergence`, `estimate_kl`, `close
 ========================================  =====================================================================
 """
 
-from pyro_ar.annealing import Evidence
 from pyro_ar.comparison.held_out import (
     Difference,
     average,
@@ -28,7 +27,8 @@ from pyro_ar.comparison.recipes import NeuralModel, TableModel, chain_over
 from pyro_ar.comparison.scoring import compare
 from pyro_ar.comparison.structures import StructurePosterior, structure_posterior, table_models, variable_orders
 from pyro_ar.comparison.table import Comparison, Row
-from pyro_ar.divergence import KLEstimate, closest_table, estimate_kl, kl_divergence
+from pyro_ar.inference.annealing import Evidence
+from pyro_ar.inference.divergence import KLEstimate, closest_table, estimate_kl, kl_divergence
 
 __all__ = [
     "Comparison", "Difference", "Evidence", "KLEstimate", "Loo", "NeuralModel", "Row", "StructurePosterior", "TableModel", "arviz_comparison", "average",

@@ -13,10 +13,10 @@ from pyro.infer import MCMC
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array, as_tensor
-from pyro_ar.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
-from pyro_ar.bayesian import Posterior
 from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.pointwise import cells, check_finite, model_log_likelihood, pointwise_log_likelihood
+from pyro_ar.inference.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
+from pyro_ar.inference.bayesian import Posterior
 from pyro_ar.joint import Joint
 from pyro_ar.tables import ChowLiuTree, TablePosterior
 from pyro_ar.tables.counts import check_data, table_counts

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import require
-from pyro_ar.families import Family
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
+from pyro_ar.neural.family import Family
 from pyro_ar.outputs import PerVariable
 from pyro_ar.tables import BayesNet, ChowLiuTree, TableJoint, TablePosterior
 from pyro_ar.tables.chow_liu import evidences_of_trees, log_spanning_trees
@@ -231,7 +231,7 @@ class NeuralModel:
 
     def fit(self, x: Array) -> Joint:
         """The joint of the best weights."""
-        from pyro_ar.training import fit  # brings Lightning, which only neural models need
+        from pyro_ar.inference.training import fit  # brings Lightning, which only neural models need
 
         family = self.family()
         fit(family, x, **{"progress": False, "seed": self.seed, **self.options})

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from pyro_ar.arrays import Array, as_tensor
-from pyro_ar.arviz_bridge import group_of
-from pyro_ar.bayesian import Posterior
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.comparison.held_out import (
     cross_validate,
@@ -24,6 +22,8 @@ from pyro_ar.comparison.pointwise import cells
 from pyro_ar.comparison.predictive import APPROXIMATE, PICKED, Loo, loo, refit_bad, to_inference_data
 from pyro_ar.comparison.recipes import TableModel
 from pyro_ar.comparison.table import METHODS, Comparison, Row
+from pyro_ar.inference.arviz_bridge import group_of
+from pyro_ar.inference.bayesian import Posterior
 from pyro_ar.joint import Joint
 from pyro_ar.tables import ChowLiuTree, TablePosterior
 from pyro_ar.tables.counts import check_data

@@ -19,7 +19,8 @@ from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import require
-from pyro_ar.joint import Joint, batch_of
+from pyro_ar.expandable import batch_of
+from pyro_ar.joint import Joint
 from pyro_ar.rising import log_rising_over_power
 from pyro_ar.transforms import is_mapped
 

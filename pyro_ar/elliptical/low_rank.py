@@ -14,8 +14,8 @@ from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
+from pyro_ar.elliptical.em_low_rank import fit_incomplete_low_rank
 from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
-from pyro_ar.elliptical.incomplete_low_rank import fit_incomplete_low_rank
 from pyro_ar.elliptical.patterns import distinct, is_shared, pairs, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.units import column_units, in_values

@@ -11,7 +11,7 @@ from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import StudentRadius, moments
 from pyro_ar.elliptical.dense import Dense, covariance_from
-from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.em import fit_incomplete
 from pyro_ar.elliptical.units import column_units, in_values
 from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import training_rows

@@ -21,14 +21,16 @@ from tqdm.auto import tqdm
 from pyro_ar.checks import require
 from pyro_ar.comparison import TableModel, table_models
 from pyro_ar.comparison.recipes import fit_recipe, freeze
-from pyro_ar.divergence import MAX_STATES, closest_table, kl_divergence
-from pyro_ar.experiments.comparison_screen import WIDTH, aligned, fitting_columns
-from pyro_ar.experiments.size_pictures import by_size
+from pyro_ar.enumeration import all_states
+from pyro_ar.experiments.compare.pictures import by_size
+from pyro_ar.experiments.compare.screen import WIDTH, aligned, fitting_columns
 from pyro_ar.experiments.store import Results, write_atomically, write_csv
-from pyro_ar.families import FVSBN, Family
-from pyro_ar.joint import Joint, all_states
+from pyro_ar.inference.divergence import MAX_STATES, closest_table, kl_divergence
+from pyro_ar.joint import Joint
 from pyro_ar.mixture import Mixture
-from pyro_ar.plots import Series
+from pyro_ar.neural.family import Family
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.plots.style import Series
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
 __all__ = ["TRUTHS", "Distance", "NewtonModel", "closest_family", "distances", "draw", "make_truth", "run_distances"]
@@ -49,7 +51,7 @@ class NewtonModel:
         iterations: At most.
 
     Example:
-        >>> from pyro_ar.families import FVSBN
+        >>> from pyro_ar.neural.family import FVSBN
         >>> NewtonModel(lambda: FVSBN(2)).fit(torch.tensor([[0., 0.], [1., 1.]] * 50)).batch_shape
         torch.Size([])
     """

@@ -1,7 +1,7 @@
 r"""How many free parameters each factorisation has, for a given shape and number of states.
 
 Everything is counted by formula, so that 2^784 - 1 allocates nothing. The formulas of the table
-joints are tested against their own `count_parameters`; the neural families are asked for theirs, with `HIDDEN` units, and a
+joints are tested against their own `count_parameters`; the neural families are asked for theirs, of the sizes in their registry, and a
 table's freedom in each conditional: `Bernoulli` for two states, `Categorical` for more.
 """
 
@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyro_ar.checks import require
-from pyro_ar.families import FVSBN, MADE, NADE, OrderlessNADE
+from pyro_ar.neural.registry import FAMILIES
 from pyro_ar.outputs import Bernoulli, Categorical, Output
 
 __all__ = ["Count", "Row", "parameter_table", "parse_shape"]
 
-HIDDEN = 500  # units of the neural families
-MAX_WIRES = 10**7  # ends of wires that MADE numbers to count its wires; beyond, its row is left out
 READABLE = 15  # digits; beyond, a count is shown as a power
 
 
@@ -118,15 +116,8 @@ def _joints(n: int, K: int) -> list[Row]:
 
 def _neural(group: str, n: int, K: int) -> list[Row]:
     output: Output = Bernoulli() if K == 2 else Categorical(K)
-    h = f"h = {HIDDEN}"
-    linear, nade, made, orderless = (
-        ("n (n+1)/2", "2 n h + n", "about n h + n + h", "3 n h + n + h") if K == 2 else
-        ("n (K-1) + (K-1)^2 n (n-1)/2", "((2n-1) h + n) (K-1) + h", "about (n h + n) (K-1) + h", "(2n h + n) (K-1) + (n+1) h"))
-    rows = [Row(group, "FVSBN (linear logits)", linear, Count(FVSBN.count_parameters(n, output))),
-            Row(group, f"NADE, {h}", nade, Count(NADE.count_parameters(n, HIDDEN, output)))]
-    if n * (K - 1) <= MAX_WIRES:
-        rows.append(Row(group, f"MADE, {h}", made, Count(MADE.count_parameters(n, HIDDEN, output))))
-    return [*rows, Row(group, f"OrderlessNADE, {h}", orderless, Count(OrderlessNADE.count_parameters(n, HIDDEN, output)))]
+    return [Row(group, f"{name}{entry.remark}", entry.formula[K > 2], Count(entry.family.count_parameters(n, output=output, **entry.counted)))
+            for name, entry in FAMILIES.items() if entry.counted is not None and n * (K - 1) <= entry.most_counted]
 
 
 def _classifiers(n: int, K: int, C: int) -> list[Row]:

@@ -27,7 +27,7 @@ from pyro_ar.tables.counts import (
     table_counts,
 )
 from pyro_ar.tables.elimination import Trail, backward, evidence, forward, log_total, make_plan
-from pyro_ar.tables.incomplete import expected_counts
+from pyro_ar.tables.em import expected_counts
 from pyro_ar.transforms import is_mapped
 from pyro_ar.visible import training_rows
 

@@ -10,10 +10,10 @@ import torch
 from torch import Size, Tensor
 
 from pyro_ar.checks import require
-from pyro_ar.joint import batch_of
+from pyro_ar.expandable import batch_of
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
-from pyro_ar.tables.families import FamilyJoint, Group, topological_order
+from pyro_ar.tables.local import FamilyJoint, Group, topological_order
 from pyro_ar.tables.pgmpy_bridge import Named, read_pgmpy, write_pgmpy
 
 __all__ = ["BayesNet"]

@@ -12,7 +12,7 @@ from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import require
-from pyro_ar.joint import batch_of, draw_states
+from pyro_ar.expandable import batch_of, draw_states
 from pyro_ar.tables.base import TableJoint, pick
 from pyro_ar.tables.counts import Block
 from pyro_ar.tables.elimination import log_sum_exp

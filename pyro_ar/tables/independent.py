@@ -9,10 +9,10 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from pyro_ar.checks import require
-from pyro_ar.joint import batch_of, is_shape
+from pyro_ar.expandable import batch_of, is_shape
 from pyro_ar.tables.base import same_batch
 from pyro_ar.tables.counts import Block
-from pyro_ar.tables.families import FamilyJoint, Group
+from pyro_ar.tables.local import FamilyJoint, Group
 
 __all__ = ["FullyIndependent"]
 

@@ -1,4 +1,4 @@
-r"""The conformance kit of nets: what `pyro_ar.nets.Net` promises, each promise a function of one net.
+r"""The conformance kit of nets: what `pyro_ar.neural.Net` promises, each promise a function of one net.
 
 As the checks of joints, a check returns nothing, raises `AssertionError` with what is wrong, or `NotApplicable`. The net should be small (a
 dozen variables at most) and is left as it was; its weights are made larger in a copy, so that what is wrong shows.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from pyro_ar.checks import require
-from pyro_ar.nets.base import Net
+from pyro_ar.neural.net import Net
 from pyro_ar.order import random_orders
 from pyro_ar.testing.oracles import NotApplicable
 

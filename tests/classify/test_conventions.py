@@ -25,7 +25,7 @@ IN_FOLDS = {"check_fit2d_1feature": "a class of the check has one row in a fold,
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("pyro_ar.classify.corrected.MOST_STEPS", 20)
+    monkeypatch.setattr("pyro_ar.classify.around.corrected.MOST_STEPS", 20)
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [

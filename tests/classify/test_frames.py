@@ -40,7 +40,7 @@ COMPLETE = {
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr("pyro_ar.classify.corrected.MOST_STEPS", 3)
+    monkeypatch.setattr("pyro_ar.classify.around.corrected.MOST_STEPS", 3)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_val_score
 from pyro_ar.checks import IntractableError
 from pyro_ar.classify import GenerativeClassifier
 from pyro_ar.elliptical import Gaussian
-from pyro_ar.families import FVSBN
+from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 BINARY = {"num_states": 2, "pseudocount": 0.5}
@@ -252,7 +252,7 @@ def test_a_neural_family_is_a_likelihood(binary, monkeypatch):
     X, y, visible = binary
     family = FVSBN(event_shape=5, context_dim=3)
     before = copy.deepcopy(family.state_dict())
-    monkeypatch.setattr("pyro_ar.training.fit", train_logits)  # the default
+    monkeypatch.setattr("pyro_ar.inference.training.fit", train_logits)  # the default
     classifier = GenerativeClassifier(family, fit_options={"steps": 20}).fit(X, y)
     np.testing.assert_allclose(classifier.log_joint(X, visible), oracle(classifier.joint_.joints, classifier, X, visible), atol=1e-5)
     assert all(torch.equal(before[name], t) for name, t in family.state_dict().items())

@@ -17,14 +17,15 @@ from pyro_ar.classify import (
     MixtureDiscriminantAnalysis,
     SemiSupervised,
     TemperatureScaled,
-    mixture_chain,
-    mixture_discriminant,
 )
-from pyro_ar.experiments import inner, occlusion
-from pyro_ar.experiments.bars import KernelDensity
-from pyro_ar.experiments.inner import Tempered, inner_split
-from pyro_ar.experiments.lineup import MODELS, Model
-from pyro_ar.experiments.plan import Plan
+from pyro_ar.classify.around import mixture_chain
+from pyro_ar.classify.mda import mixture_discriminant
+from pyro_ar.experiments.occlusion import inner
+from pyro_ar.experiments.occlusion import run as occlusion
+from pyro_ar.experiments.occlusion.bars import KernelDensity
+from pyro_ar.experiments.occlusion.inner import Tempered, inner_split
+from pyro_ar.experiments.occlusion.lineup import MODELS, Model
+from pyro_ar.experiments.occlusion.plan import Plan
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_an_inner_split_has_no_row_twice():
 
 def test_the_bars_choose_on_rows_held_out(monkeypatch):
     """The bandwidths of kernel density; what `Chosen` fits and judges is asserted where the bars are tested."""
-    from pyro_ar.experiments import bars
+    from pyro_ar.experiments.occlusion.run import bars
 
     x, y = torch.randn(80, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), np.arange(80) % 2
     split = inner_split(y, 3, most=1000)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import (
     TableModel,
     average,
@@ -19,8 +18,9 @@ from pyro_ar.comparison import (
 )
 from pyro_ar.comparison.held_out import folds_of
 from pyro_ar.experiments.distances import NewtonModel
-from pyro_ar.families import FVSBN
+from pyro_ar.inference.bayesian import Bayesian
 from pyro_ar.mixture import Mixture
+from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 N = 5

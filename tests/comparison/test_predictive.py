@@ -15,9 +15,6 @@ from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoNormal
 from pyro.optim import Adam
 
-from pyro_ar import arviz_bridge
-from pyro_ar.arviz_bridge import group_of
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import (
     TableModel,
     arviz_comparison,
@@ -31,8 +28,11 @@ from pyro_ar.comparison import (
     to_inference_data,
 )
 from pyro_ar.comparison.predictive import Loo
-from pyro_ar.families import FVSBN
+from pyro_ar.inference import arviz_bridge
+from pyro_ar.inference.arviz_bridge import group_of
+from pyro_ar.inference.bayesian import Bayesian
 from pyro_ar.mixture import Mixture
+from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 N, D = 30, 4

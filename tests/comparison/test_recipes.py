@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 
-from pyro_ar.bayesian import Bayesian
 from pyro_ar.comparison import NeuralModel, TableModel, chain_over, compare, table_models
 from pyro_ar.comparison.recipes import fit_recipe
-from pyro_ar.experiments.comparison import Plan, run
-from pyro_ar.families import FVSBN, OrderlessNADE, OverOrders
+from pyro_ar.experiments.compare.run import Plan, run
+from pyro_ar.inference.bayesian import Bayesian
 from pyro_ar.mixture import Averaged, Mixture
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.neural.orderless_nade import OrderlessNADE
+from pyro_ar.neural.over_orders import OverOrders
 from pyro_ar.outputs import Categorical
 from pyro_ar.tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, chow_liu
 

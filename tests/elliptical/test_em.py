@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, multivariate_t
 
 from pyro_ar.elliptical import Gaussian, StudentT
-from pyro_ar.elliptical.incomplete import fit_incomplete
+from pyro_ar.elliptical.em import fit_incomplete
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
-from pyro_ar.elliptical import incomplete_low_rank as module
-from pyro_ar.elliptical.incomplete_low_rank import Form, expect_complete, expect_rows, expect_scatter, maximise
+from pyro_ar.elliptical import em_low_rank as module
+from pyro_ar.elliptical.em_low_rank import Form, expect_complete, expect_rows, expect_scatter, maximise
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -129,7 +129,7 @@ def test_it_stops_where_the_penalised_rows_gain_nothing(shrinkage, rows, monkeyp
 @pytest.mark.parametrize("df", [None, 5.0])
 @pytest.mark.parametrize(("rank", "shrinkage"), [(5, 0.0), (4, 0.0), (5, 0.2)])
 def test_at_full_rank_the_maximum_is_the_dense_one(df, rank, shrinkage, monkeypatch):
-    from pyro_ar.elliptical import incomplete
+    from pyro_ar.elliptical import em as incomplete
     for place in (module, incomplete):
         monkeypatch.setattr(place, "TOLERANCE", 1e-10)
     x = torch.randn(200, 5) @ torch.randn(5, 5)

@@ -6,8 +6,7 @@ import json
 import pytest
 import torch
 
-from pyro_ar import cli
-from pyro_ar.divergence import closest_table, kl_divergence
+from pyro_ar.cli import app as cli
 from pyro_ar.experiments import distances as of_distances
 from pyro_ar.experiments.distances import (
     TRUTHS,
@@ -18,8 +17,9 @@ from pyro_ar.experiments.distances import (
     make_truth,
     run_distances,
 )
-from pyro_ar.families import FVSBN
+from pyro_ar.inference.divergence import closest_table, kl_divergence
 from pyro_ar.mixture import Mixture
+from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.tables import FullyIndependent
 
 

@@ -6,7 +6,10 @@ import pytest
 
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.experiments.parameters import Count, parameter_table, parse_shape
-from pyro_ar.families import FVSBN, MADE, NADE, OrderlessNADE
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.neural.made import MADE
+from pyro_ar.neural.nade import NADE
+from pyro_ar.neural.orderless_nade import OrderlessNADE
 from pyro_ar.outputs import Bernoulli, Categorical
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_ar import cli, provenance
+from pyro_ar import provenance
+from pyro_ar.cli import app as cli
 from pyro_ar.experiments.store import Results, write_atomically, write_csv
 
 SETTINGS = {"seeds": (1, 2), "models": {"a": "A()"}}

@@ -10,7 +10,7 @@ import torch
 from listing import dirichlet_predictive, log_softmax, marginal_by_listing, mode_by_listing, table_by_listing
 
 from pyro_ar.comparison import TableModel, to_inference_data
-from pyro_ar.divergence import closest_table, kl_divergence
+from pyro_ar.inference.divergence import closest_table, kl_divergence
 from pyro_ar.tables import BayesNet, FullTable, FullyIndependent, MarkovChain
 
 

@@ -1,0 +1,6 @@
+"""Joints of transformed variables."""
+
+from pyro_ar.changes.rank_normal import RankNormal
+from pyro_ar.changes.transformed import Transformed
+
+__all__ = ["RankNormal", "Transformed"]

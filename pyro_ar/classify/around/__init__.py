@@ -1,0 +1,1 @@
+"""What stands around a classifier: correction, temperature, plausibility, abstention, unlabelled rows."""

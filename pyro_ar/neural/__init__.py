@@ -1,0 +1,16 @@
+"""Autoregressive joints by neural nets: the contract of a net, the chain rule, and a file for each family."""
+
+from pyro_ar.neural.autoregressive import Autoregressive
+from pyro_ar.neural.family import Family
+from pyro_ar.neural.fvsbn import FVSBN, LinearNet
+from pyro_ar.neural.made import MADE, MADENet
+from pyro_ar.neural.mixture_chain import MixtureChain, MixtureChainNet
+from pyro_ar.neural.nade import NADE, NADENet
+from pyro_ar.neural.net import AnyOrderNet, Net
+from pyro_ar.neural.orderless_nade import OrderlessNADE, OrderlessNADENet
+from pyro_ar.neural.over_orders import OverOrders
+
+__all__ = [
+    "FVSBN", "MADE", "NADE", "AnyOrderNet", "Autoregressive", "Family", "LinearNet", "MADENet", "MixtureChain", "MixtureChainNet", "NADENet", "Net",
+    "OrderlessNADE", "OrderlessNADENet", "OverOrders",
+]

@@ -1,0 +1,77 @@
+"""All families by name: what reads files, counts parameters, fits line-ups and tests them asks here, so that a family joins by one entry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_ar.neural.family import Family
+from pyro_ar.neural.fvsbn import FVSBN
+from pyro_ar.neural.made import MADE
+from pyro_ar.neural.mixture_chain import MixtureChain
+from pyro_ar.neural.nade import NADE
+from pyro_ar.neural.orderless_nade import OrderlessNADE
+
+__all__ = ["FAMILIES", "Registered", "Trained"]
+
+UNITS = 500  # of the families in a table of parameter counts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a line-up makes and trains a family.
+
+    Attributes:
+        options: Arguments of its constructor besides event shape, output, context and order.
+        fit: Arguments of `par.fit`.
+        name: In the line-up; None: that of the registry.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A family.
+
+    Attributes:
+        family: The class.
+        small: Options of a small one, for tests.
+        free: It takes any event shape, output and context; otherwise the tests make theirs by hand.
+        counted: Options of the one whose parameters `pyro-ar parameters` counts; None: it is left out.
+        formula: Of the count, for two states and for K.
+        remark: Behind its name there.
+        most_counted: n (K - 1) beyond which counting takes too much memory.
+        compared: In `pyro-ar compare`; None: it is left out.
+        classifies: In `pyro-ar occlusion`, with the class as context; None: it is left out.
+    """
+
+    family: type[Family]
+    small: Mapping[str, Any] = field(default_factory=dict)
+    free: bool = True
+    counted: Mapping[str, Any] | None = None
+    formula: tuple[str, str] = ("", "")
+    remark: str = ""
+    most_counted: float = float("inf")
+    compared: Trained | None = None
+    classifies: Trained | None = None
+
+
+FAMILIES: dict[str, Registered] = {
+    "FVSBN": Registered(
+        FVSBN, counted={}, formula=("n (n+1)/2", "n (K-1) + (K-1)^2 n (n-1)/2"), remark=" (linear logits)", compared=Trained(fit={"lr": 1e-2}),
+        classifies=Trained(fit={"epochs": 40, "batch_size": 128, "lr": 3e-2})),
+    "NADE": Registered(
+        NADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("2 n h + n", "((2n-1) h + n) (K-1) + h"), remark=f", h = {UNITS}",
+        compared=Trained({"hidden": 64}, {"lr": 5e-3}),
+        classifies=Trained({"hidden": 64}, {"epochs": 60, "batch_size": 256, "lr": 3e-2, "weight_decay": 0.3})),
+    "MADE": Registered(
+        MADE, {"hidden": (5, 4), "activation": "tanh"}, counted={"hidden": UNITS}, formula=("about n h + n + h", "about (n h + n) (K-1) + h"),
+        remark=f", h = {UNITS}", most_counted=10**7),
+    "OrderlessNADE": Registered(
+        OrderlessNADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("3 n h + n + h", "(2n h + n) (K-1) + (n+1) h"), remark=f", h = {UNITS}",
+        compared=Trained({"hidden": 64}, {"lr": 5e-3}, "any-order NADE"),
+        classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2})),
+    "MixtureChain": Registered(MixtureChain, free=False),
+}

@@ -1,0 +1,86 @@
+"""Outputs of real variables."""
+
+import math
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyro_ar.checks import require
+from pyro_ar.outputs.base import UNIT, Output
+
+__all__ = ["MixtureOfNormals", "Normal"]
+
+
+@dataclass(frozen=True)
+class Normal(Output):
+    """A real variable; the raw parameters are its mean and its scale before softplus (raw zero: standard normal).
+
+    Args:
+        min_scale: The scale never falls below it, so that a constant variable has a finite density.
+    """
+
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_min_scale(self.min_scale)
+
+    @property
+    def raw(self) -> int:
+        return 2
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        loc, scale = raw.unbind(-1)
+        return dist.Normal(loc, F.softplus(scale + UNIT) + self.min_scale, validate_args=False)
+
+
+@dataclass(frozen=True)
+class MixtureOfNormals(Output):
+    r"""A real variable; the raw parameters are M - 1 logits (against component 0), M means, M scales as in `Normal`.
+
+    Raw zero spreads the means over -1 to 1, so that the components differ from the start.
+
+    Args:
+        components: M, at least 1.
+        min_scale: No scale falls below it: it bounds the density, which is otherwise infinite at a data point.
+
+    Source:
+        Uria, Murray, Larochelle (2013), *RNADE: the real-valued neural autoregressive density-estimator*.
+    """
+
+    components: int
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.components, int) and self.components >= 1, "MixtureOfNormals needs 1 component or more",
+                self.components)
+        _check_min_scale(self.min_scale)
+
+    @property
+    def raw(self) -> int:
+        return 3 * self.components - 1
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        logits, loc, scale = mixture_parts(raw, self.components)
+        scale = F.softplus(scale + UNIT) + self.min_scale
+        options: dict[str, Any] = {"validate_args": False}
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), dist.Normal(loc, scale, **options),
+                                      **options)
+
+
+def _check_min_scale(min_scale: Any) -> None:
+    number = isinstance(min_scale, int | float)
+    require(number and 0 < min_scale < math.inf, "min_scale must be a number above 0", min_scale)
+
+
+def mixture_parts(raw: Tensor, components: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, means and raw scales of a mixture, `(*L, M)` each; raw zero spreads the means over -1 to 1."""
+    logits, loc, scale = raw.split([components - 1, components, components], -1)
+    spread = torch.linspace(-1, 1, components, device=raw.device, dtype=raw.dtype)
+    return F.pad(logits, (1, 0)), loc + (spread if components > 1 else 0.0), scale
