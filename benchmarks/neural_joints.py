@@ -4,9 +4,12 @@
     PYRO_AR_DATA=... python benchmarks/neural_joints.py --letters [--quick]
 
 Rows, splits and hidden pixels are those of `pyro-ar occlusion`. For each split: `MixtureDiscriminantAnalysis`, the same with a temperature learnt on a fifth of
-the training rows, `MixtureChainClassifier` without a net (steps=0) and with it, and `CorrectedClassifier`. Prints means over the splits, and differences from the first model
-with their standard errors over the splits. One split takes about four minutes of one core; `--quick` does one, with few components. `--shapes` hides halves, centre, border and stripes too.
-MNIST is a matter of `pyro-ar occlusion --data mnist --models "MDA,pattern net,MDA + pattern net"`. `--letters` asks the same of 16x8 black and white letters (uci8/ocr_letters, 32,152 training rows, 26 classes), where rows are plenty:
+the training rows, `MixtureChainClassifier` without a net (steps=0) and with it, and `CorrectedClassifier`. Prints means over the splits, and differences
+from the first model
+with their standard errors over the splits. One split takes about four minutes of one core; `--quick` does one, with few components. `--shapes` hides
+halves, centre, border and stripes too.
+MNIST is a matter of `pyro-ar occlusion --data mnist --models "MDA,pattern net,MDA + pattern net"`. `--letters` asks the same of 16x8 black and white
+letters (uci8/ocr_letters, 32,152 training rows, 26 classes), where rows are plenty:
 trees, mixtures, `OrderlessNADE` and `CorrectedClassifier` on 1000 test rows. About half an hour of one core.
 """
 
@@ -73,7 +76,8 @@ def show(splits):
             values = np.stack([s[name][:, m] for s in splits])
             gap = values - np.stack([s[first][:, m] for s in splits])
             error = resampled_error(gap, 1 / 4)  # five folds
-            print(f"{name:30s}", "  ".join(f"{v:.{digits_}f} ({d:+.{digits_}f}±{e:.{digits_}f})" for v, d, e in zip(values.mean(0), gap.mean(0), error, strict=True)))
+            print(f"{name:30s}", "  ".join(f"{v:.{digits_}f} ({d:+.{digits_}f}±{e:.{digits_}f})"
+                                           for v, d, e in zip(values.mean(0), gap.mean(0), error, strict=True)))
 
 
 def letters(quick, only=None):

@@ -53,7 +53,8 @@ def main():
         print(f"evidence: {nuts.evidence.value:.1f} ± {nuts.evidence.error:.1f} nats, {cpu:.0f} CPU s", flush=True)
 
     tables = par.comparison.table_models([2] * 16, STRENGTHS)
-    print("\nScored on the rows learnt from\n" + str(par.compare({"FVSBN, NUTS": nuts, "FVSBN, Laplace": laplace, "FVSBN, mean-field": field, **tables}, x, refits=0)))
+    print("\nScored on the rows learnt from\n" + str(par.compare({"FVSBN, NUTS": nuts, "FVSBN, Laplace": laplace, "FVSBN, mean-field": field, **tables},
+                                                                 x, refits=0)))
     joints = {name: model.with_states([2] * 16).fit(x) for name, model in tables.items()}
     joints |= {"FVSBN, NUTS": nuts.predictive(400), "FVSBN, Laplace": laplace.predictive(400), "FVSBN, mean-field": field.predictive(400)}
     print(f"\nHeld out: {len(test)} test rows\n" + str(par.compare(joints, test)))

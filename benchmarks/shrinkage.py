@@ -2,8 +2,10 @@
 
     PYRO_AR_DATA=... python benchmarks/shrinkage.py [--tables wine iris ...] [--seeds 1 2] [--shrinkage 0.1]
 
-`DiscriminantAnalysis` on columns divided by one number (the identity is the target), by their standard deviations, by those within classes, and by their ranges, which is
-what it does by itself. Two shuffles of five folds, cells hidden at random in each test row. Log scores are cut at 20 nats. Prints means over the splits. The differences
+`DiscriminantAnalysis` on columns divided by one number (the identity is the target), by their standard deviations, by those within classes, and by their
+ranges, which is
+what it does by itself. Two shuffles of five folds, cells hidden at random in each test row. Log scores are cut at 20 nats. Prints means over the splits.
+The differences
 from the ranges carry the standard errors of Nadeau and Bengio (2003): the folds share rows.
 Without PYRO_AR_DATA the tables are scikit-learn's. Four minutes of one core.
 """

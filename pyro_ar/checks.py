@@ -1,12 +1,12 @@
 """One way to refuse: errors that say what was wanted and what came."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from torch import Tensor
+from torch import Size, Tensor
 
-__all__ = ["EntryError", "IntractableError", "counted", "one_line", "require", "require_exact_states"]
+__all__ = ["EntryError", "IntractableError", "broadcast", "counted", "one_line", "require", "require_exact_states"]
 
 
 class IntractableError(RuntimeError):
@@ -45,6 +45,32 @@ def require(ok: bool, wanted: str, *came: object) -> None:
     if not ok:
         got = ", ".join(describe(value) for value in came)
         raise ValueError(f"{wanted}; got {got}" if came else wanted)
+
+
+def broadcast(wanted: str, *shapes: Sequence[int], came: Sequence[object] | None = None) -> Size:
+    """The broadcast of all shapes.
+
+    Args:
+        wanted: What was wanted, as for `require`.
+        shapes: Any number.
+        came: What to say came; None: the shapes.
+
+    Raises:
+        ValueError: They do not broadcast.
+
+    Example:
+        >>> broadcast("rows and weights must broadcast", (2, 1), (3,))
+        torch.Size([2, 3])
+        >>> broadcast("rows and weights must broadcast", (2,), (3,))
+        Traceback (most recent call last):
+            ...
+        ValueError: rows and weights must broadcast; got (2,), (3,)
+    """
+    try:
+        return torch.broadcast_shapes(*(tuple(shape) for shape in shapes))
+    except RuntimeError:
+        got = [tuple(shape) for shape in shapes] if came is None else came
+        raise ValueError(f"{wanted}; got {', '.join(describe(value) for value in got)}") from None
 
 
 def one_line(name: str, *parts: str, most: int = 150) -> str:

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Categorical, TorchDistribution, constraints
 from torch import Size, Tensor
 
-from pyro_ar.checks import require
+from pyro_ar.checks import broadcast, require
 from pyro_ar.enumeration import (
     refuse,
 )
@@ -27,12 +27,8 @@ class Expandable(TorchDistribution):
 
     def expand(self, batch_shape: Size | Sequence[int], _instance: object = None) -> Self:
         batch_shape = Size(batch_shape)
-        try:
-            fits = torch.broadcast_shapes(self.batch_shape, batch_shape) == batch_shape
-        except RuntimeError:
-            fits = False
-        require(fits, f"batch shape {tuple(self.batch_shape)} must expand to the one asked for",
-                tuple(batch_shape))
+        wanted = f"batch shape {tuple(self.batch_shape)} must expand to the one asked for"
+        require(broadcast(wanted, self.batch_shape, batch_shape, came=(tuple(batch_shape),)) == batch_shape, wanted, tuple(batch_shape))
         new = copy.copy(self)  # keeps _validate_args: validation stays on inside plates
         new._batch_shape = batch_shape
         return new
@@ -91,10 +87,7 @@ def batch_of(cls: type, shapes: Mapping[str, Any], event_dims: Mapping[str, int]
         require(is_shape(shape) and len(shape) >= event_dims[name],
                 f"{cls.__name__} wants for {name} a shape of at least {event_dims[name]} dimensions", shape)
     lefts = [tuple(shape[: len(shape) - event_dims[name]]) for name, shape in shapes.items()]
-    try:
-        return torch.broadcast_shapes(*lefts)
-    except RuntimeError:
-        raise ValueError(f"the batch dimensions of the tensors of {cls.__name__} must broadcast; got {lefts}") from None
+    return broadcast(f"the batch dimensions of the tensors of {cls.__name__} must broadcast", *lefts)
 
 
 def draw_states(logits: Tensor, batch_shape: Size, shape: Size) -> Tensor:

@@ -36,7 +36,7 @@ import torch
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array, as_tensor
-from pyro_ar.checks import counted, one_line, require, require_exact_states
+from pyro_ar.checks import broadcast, counted, one_line, require, require_exact_states
 from pyro_ar.enumeration import (
     MAX_ENUMERABLE,
     all_states,
@@ -275,11 +275,7 @@ class Joint(Expandable):
         require(right == self.event_shape, f"{name} wants values that end in its event shape {event}",
                 value)
         left = value.shape[: value.ndim - len(event)]
-        try:
-            torch.broadcast_shapes(left, self.batch_shape)
-        except RuntimeError:
-            require(False, f"{name} wants values whose left dimensions broadcast with its batch "
-                    f"shape {tuple(self.batch_shape)}", value)
+        broadcast(f"{name} wants values whose left dimensions broadcast with its batch shape {tuple(self.batch_shape)}", left, self.batch_shape, came=(value,))
         if self.num_states is None:
             x = value.to(self.dtype)
         else:

@@ -12,7 +12,7 @@ from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
-from pyro_ar.checks import IntractableError, counted, require
+from pyro_ar.checks import IntractableError, broadcast, counted, require
 from pyro_ar.expandable import batch_of, draw_states, is_shape, shapes_of
 from pyro_ar.joint import Joint
 from pyro_ar.transforms import is_mapped
@@ -61,10 +61,7 @@ class Mixture(Joint):
         require(first.num_states is not None or len({j.dtype for j in parts}) == 1, "components over real values must have one dtype",
                 *{str(j.dtype) for j in parts})
         batches = [j.batch_shape[:-1] if isinstance(joints, Joint) else j.batch_shape for j in parts]
-        try:
-            batch = torch.broadcast_shapes(log_weights.shape[:-1], *batches)
-        except RuntimeError:
-            require(False, "batch shapes of log_weights and components must broadcast", log_weights.shape[:-1], batches[0])
+        batch = broadcast("batch shapes of log_weights and components must broadcast", log_weights.shape[:-1], *batches)
         prefix = ["joints."] if isinstance(joints, Joint) else [f"joints.{i}." for i in range(many)]
         tensors = {"log_weights": log_weights}
         tensors |= {p + name: t for p, j in zip(prefix, parts, strict=True) for name, t in j.tensors.items()}

@@ -12,7 +12,7 @@ from torch import Size, Tensor
 from torch.distributions import biject_to
 
 from pyro_ar.arrays import Array, as_tensor
-from pyro_ar.checks import IntractableError, one_line, require
+from pyro_ar.checks import IntractableError, broadcast, one_line, require
 from pyro_ar.enumeration import moments_of, visible_states
 from pyro_ar.expandable import Expandable, shapes_of, support_of_cells
 from pyro_ar.sites import NoEvidence, PartlyFixed, latent_site
@@ -348,11 +348,7 @@ def _all_cells(good: Tensor, event_shape: Size) -> Tensor:
 
 
 def _broadcast(what: str, left: Size, batch_shape: Size) -> Size:
-    try:
-        return torch.broadcast_shapes(left, batch_shape)
-    except RuntimeError:
-        raise ValueError(f"{what} must have left dimensions that broadcast with the batch shape "
-                         f"{tuple(batch_shape)}; got {tuple(left)}") from None
+    return broadcast(f"{what} must have left dimensions that broadcast with the batch shape {tuple(batch_shape)}", left, batch_shape, came=(tuple(left),))
 
 
 def _align(joint: "Joint", value: Any, visible: Tensor) -> tuple[Tensor, Tensor]:

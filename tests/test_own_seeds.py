@@ -113,7 +113,8 @@ def drawn(work, outside, seed):
     return answer
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) if name == "corrected" else name for name in WORK), *(f"{name}, none given" for name in NO_SEED)])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) if name == "corrected" else name for name in WORK),
+                                  *(f"{name}, none given" for name in NO_SEED)])
 def test_what_draws_has_a_seed_of_its_own(name, tmp_path):
     work = WORK.get(name) or NO_SEED[name.removesuffix(", none given")]
     if name == "split of a file":

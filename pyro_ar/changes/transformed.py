@@ -42,7 +42,8 @@ class Transformed(Joint):
     Args:
         joint: Over real values; its tensors get the prefix `joint.`.
         transform: Element-wise bijection of all the reals onto an interval, `transform(z) = x`, with tensors that broadcast to the
-            event. In a composition every part must take all that the part before it gives: a logarithm may follow `exp`, not the reals. It is kept as it is: its own tensors are not among `tensors`. If it has `num_parameters`, they count.
+            event. In a composition every part must take all that the part before it gives: a logarithm may follow `exp`, not the reals. It is kept as it
+            is: its own tensors are not among `tensors`. If it has `num_parameters`, they count.
 
     Raises:
         ValueError: The joint is discrete or not over the reals, or the transform is not element-wise, not a bijection, or not defined on all the reals.

@@ -15,6 +15,7 @@ from pyro.distributions import Categorical
 from sklearn.utils.validation import check_is_fitted
 from torch import Size, Tensor, nn
 
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.of_class import OfClass
@@ -33,7 +34,6 @@ from pyro_ar.mixture import Mixture
 
 __all__ = ["GenerativeClassifier"]
 
-MAX_WORK = 2**20  # rows x classes x cells in one turn: 8 MiB in float64; the joints bound the rest themselves
 
 
 class GenerativeClassifier(PartlySeenClassifier):
@@ -316,7 +316,7 @@ class GenerativeClassifier(PartlySeenClassifier):
         x = x.to(mixture.dtype).to(mixture.device).reshape(len(x), *mixture.event_shape)
         if visible is not None:
             visible = visible.to(x.device).reshape(len(visible), *mixture.event_shape)
-        step = max(1, MAX_WORK // (len(self.classes_) * self.n_features_in_))
+        step = at_once(len(self.classes_) * self.n_features_in_, CACHE)
         answers = []
         for i in range(0, len(x), step):
             seen = visible if visible is None or len(visible) == 1 else visible[i:i + step]

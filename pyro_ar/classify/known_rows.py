@@ -57,4 +57,5 @@ def require_new(classifier: Any, x: Tensor, visible: Tensor | None, *, why: str)
     repeated = int(counts[counts > 1].sum())
     found = int(np.isin(digests(x, visible), known).sum())
     chance = betabinom.sf(found - 1, len(x), repeated + 0.5, len(known) - repeated + 0.5) if found else 1.0
-    require(chance > CHANCE, f"X must be rows that the classifier was not fitted to: {why}. Hold rows out of its fit", f"{found} of {len(x)} that it was fitted to")
+    require(chance > CHANCE, f"X must be rows that the classifier was not fitted to: {why}. Hold rows out of its fit",
+            f"{found} of {len(x)} that it was fitted to")

@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.generative import GenerativeClassifier
@@ -18,7 +19,6 @@ from pyro_ar.joint import Joint
 
 __all__ = ["LogisticRegression"]
 
-MAX_WORK = 2**20  # rows x classes x cells completed in one turn
 
 
 class LogisticRegression(PartlySeenClassifier):
@@ -166,7 +166,7 @@ class LogisticRegression(PartlySeenClassifier):
         if isinstance(self.fill_, Tensor):
             return torch.where(visible, x, self.fill_.to(x))
         classes = len(self.classes_) if isinstance(self.fill_, GenerativeClassifier) else 1
-        step = max(1, MAX_WORK // (classes * self.n_features_in_))
+        step = at_once(classes * self.n_features_in_, CACHE)
         complete = _complete_by_joint if isinstance(self.fill_, Joint) else _complete_by_classes
         return torch.cat([complete(self.fill_, x[i:i + step], visible[i:i + step]) for i in range(0, len(x), step)])
 

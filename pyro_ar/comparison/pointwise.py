@@ -13,13 +13,13 @@ from pyro.infer import config_enumerate
 from torch import Tensor
 
 from pyro_ar.arrays import Array, as_tensor
+from pyro_ar.budget import at_once
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
 from pyro_ar.visible import check_visible, read_rows
 
 __all__ = ["model_log_likelihood", "pointwise_log_likelihood"]
 
-MAX_NUMBERS = 2**22  # rows x draws x variables of one chunk
 
 
 def pointwise_log_likelihood(joint: Joint, x: Array, visible: Array | None = None, *, what: str = "the model") -> Tensor:
@@ -53,7 +53,7 @@ def pointwise_log_likelihood(joint: Joint, x: Array, visible: Array | None = Non
             f"{what} scores one or more rows of its event shape {event}", x)
     if visible is not None:
         visible = cells(visible, x)
-    step = max(1, MAX_NUMBERS // max(1, math.prod(joint.batch_shape) * math.prod(event)))
+    step = at_once(math.prod(joint.batch_shape) * math.prod(event))
     spread = (*[1] * len(joint.batch_shape), *event)
     parts = []
     with torch.no_grad():

@@ -13,6 +13,7 @@ from pyro.infer import MCMC
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array, as_tensor
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.pointwise import cells, check_finite, model_log_likelihood, pointwise_log_likelihood
 from pyro_ar.inference.arviz_bridge import compare_table, drawn_by, group_of, psis_loo, to_arviz
@@ -23,8 +24,6 @@ from pyro_ar.tables.counts import check_data, table_counts
 
 __all__ = ["Loo", "arviz_comparison", "guide_draws", "loo", "refit_bad", "to_inference_data"]
 
-MAX_NUMBERS = 2**22  # table cells x draws of one chunk
-MAX_KEPT = 2**20  # numbers of a posterior group that are worth keeping
 APPROXIMATE = "approximate"  # said of draws of a guide
 PICKED = "exact posterior of the tree that these rows pick"
 
@@ -139,7 +138,7 @@ def _own_cells(own: Tensor | None, asked: Tensor | None, x: Tensor) -> Tensor | 
 
 
 def _groups(log_p: Tensor, draws: Mapping[str, Tensor], stats: dict[str, np.ndarray], x: Tensor, visible: Tensor | None, how: str | None) -> Any:
-    kept = {name: t.detach().cpu().numpy() for name, t in draws.items() if t.numel() <= MAX_KEPT}
+    kept = {name: t.detach().cpu().numpy() for name, t in draws.items() if t.numel() <= CACHE}
     # ArviZ wants a posterior group; of tables too big to keep, the draws' own log-likelihoods tell how they mix.
     kept = kept or {"log_likelihood_of_all_rows": log_p.sum(-1).cpu().numpy()}
     shown = x if visible is None else torch.where(visible, x.to(log_p.dtype), math.nan)
@@ -176,7 +175,7 @@ def _check_counts(posterior: TablePosterior, x: Tensor) -> None:
 def _of_tables(posterior: TablePosterior, x: Tensor, visible: Tensor | None, num_draws: int) -> Tensor:
     """`(draws, N)`; a few draws at a time, since a full table is large."""
     cells = sum(d.concentration.numel() for d in posterior.dirichlets)
-    step = max(1, MAX_NUMBERS // cells)
+    step = at_once(cells)
     parts = []
     for start in range(0, num_draws, step):
         joint = posterior.sample((min(step, num_draws - start),))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.arrays import Array, as_tensor
+from pyro_ar.budget import TURN
 from pyro_ar.checks import counted, one_line, require
 from pyro_ar.comparison.held_out import average, share_states
 from pyro_ar.comparison.recipes import TableModel, chain_over
@@ -20,7 +21,6 @@ from pyro_ar.tables.counts import check_data
 
 __all__ = ["StructurePosterior", "structure_posterior", "table_models", "variable_orders"]
 
-MAX_CELLS = 2**22  # of a table, before a candidate is left out
 MAX_ORDERS = 7  # variables whose orders are all listed
 
 
@@ -129,10 +129,10 @@ def table_models(num_states: Sequence[int], equivalent_sample_size: float | Sequ
     sizes, strength = tuple(num_states), equivalent_sample_size
     found = {"independent": TableModel(FullyIndependent, strength)}
     for k in orders:
-        if k < len(sizes) and max(math.prod(sizes[i:i + k + 1]) for i in range(len(sizes) - k)) <= MAX_CELLS:
+        if k < len(sizes) and max(math.prod(sizes[i:i + k + 1]) for i in range(len(sizes) - k)) <= TURN:
             found[f"Markov chain {k}"] = TableModel(MarkovChain, strength, structure={"order": k})
     found["Chow-Liu tree"] = TableModel(ChowLiuTree, strength)
-    if math.prod(sizes) <= MAX_CELLS:
+    if math.prod(sizes) <= TURN:
         found["full table"] = TableModel(FullTable, strength)
     return found
 

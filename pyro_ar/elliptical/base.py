@@ -18,7 +18,7 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
-from pyro_ar.checks import require
+from pyro_ar.checks import broadcast, require
 from pyro_ar.expandable import batch_of
 from pyro_ar.joint import Joint
 from pyro_ar.rising import log_rising_over_power
@@ -38,10 +38,8 @@ class Elliptical(Joint):
                  validate_args: bool | None = None) -> None:
         loc = tensors["loc"]
         require(len({t.dtype for t in tensors.values()}) == 1, f"{', '.join(tensors)} must have one dtype", *tensors.values())
-        try:
-            own = torch.broadcast_shapes(*(t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()))
-        except RuntimeError:
-            require(False, f"the batch dimensions of {', '.join(tensors)} must broadcast", *tensors.values())
+        lefts = (t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items())
+        own = broadcast(f"the batch dimensions of {', '.join(tensors)} must broadcast", *lefts, came=tuple(tensors.values()))
         self._own_batch_shape = own
         # Every tensor has all batch dimensions (of size 1 where it had none), so that a mixture, or more dimensions left of
         # the batch, find them in place. A tensor that has them is kept itself: it may be a leaf.

@@ -10,9 +10,10 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import CACHE, at_once
+
 __all__ = ["solve_columns", "squared_lengths"]
 
-MAX_NUMBERS = 2**21  # in the columns of one turn: 16 MiB in float64, about what stays in a processor's cache
 
 
 def solve_columns(column: Callable[[int], Tensor], size: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ def squared_lengths(matrices: Tensor, index: Tensor, residual: Tensor) -> tuple[
     (P, m), D, E = index.shape, matrices.shape[0], matrices.shape[-1]
     flat, at = matrices.reshape(D * D, E), index.mT.contiguous()
     answers = []
-    step = max(1, MAX_NUMBERS // (E * m * (m + 1) // 2))
+    step = at_once(E * m * (m + 1) // 2, 2 * CACHE)
     for turn in range(0, P, step):
         here, error = at[:, turn:turn + step], residual[turn:turn + step].movedim(-1, 0).contiguous()
         answers.append(solve_columns(_gather(flat, here, error, D), m))

@@ -8,6 +8,7 @@ import torch
 
 from torch import Size, Tensor
 
+from pyro_ar.budget import TURN, at_once
 from pyro_ar.checks import EntryError, require
 from pyro_ar.elliptical.base import Elliptical
 from pyro_ar.elliptical.columns import squared_lengths
@@ -16,7 +17,6 @@ from pyro_ar.transforms import is_mapped, transforms_active
 
 __all__ = ["Dense", "NotPositiveDefinite", "covariance_from"]
 
-MAX_WORK = 2**23  # numbers in one turn: 64 MiB in float64
 FEW_ROWS = 4  # with fewer rows per pattern, the factors themselves are the cost
 MAX_INFLATION = 1e5  # the precision matrix loses about twice as many digits as this number has
 
@@ -78,7 +78,7 @@ class Dense(Elliptical):
         return torch.einsum("...ij,...j->...i", inverse, error), log_scale
 
     def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        step = max(1, MAX_WORK // max(1, math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape))))
+        step = at_once(math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape)))
         inverse, log_scale = self._whitening()
 
         def length(x: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Dense(Elliptical):
         count = found.patterns.sum(-1)
         answers, rows_done = [], []
         for m in count.unique().tolist():
-            for group in (count == m).nonzero().squeeze(-1).split(max(1, MAX_WORK // max(m * m, 1))):
+            for group in (count == m).nonzero().squeeze(-1).split(at_once(m * m, 2 * TURN)):
                 index = found.patterns[group].nonzero()[:, 1].reshape(len(group), m)
                 block = matrix[found.entry[group][:, None, None], index[:, :, None], index[:, None, :]]
                 factor = torch.linalg.cholesky(block)
@@ -195,7 +195,7 @@ class Dense(Elliptical):
         q, half = (x.new_zeros(len(x), len(loc)).to(loc) for _ in range(2))
         for m in count.unique().tolist():
             rows = (count == m).nonzero().squeeze(-1)
-            for turn in rows.split(max(1, MAX_WORK // max(1, len(loc) * D))):
+            for turn in rows.split(at_once(len(loc) * D)):
                 if m == 0:
                     continue
                 if inverse is not None and innermost[1] is not None and 2 * m > D:

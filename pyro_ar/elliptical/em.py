@@ -14,6 +14,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.checks import EntryError, require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.patterns import Pairs, shared_rows
@@ -21,7 +22,6 @@ from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["TOLERANCE", "Expected", "available", "expect", "fit_incomplete", "pairs_of", "radial"]
 
-MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 TOLERANCE = 1e-6  # nats per row
 
 
@@ -75,7 +75,7 @@ def expect(loc: Tensor, matrix: Tensor, x: Tensor, visible: Tensor, entry: Tenso
     inner = x.new_zeros(E * D * D)
     count = found.patterns.sum(-1)
     for m in count.unique().tolist():
-        for group in (count == m).nonzero().squeeze(-1).split(max(1, MAX_WORK // max(m * D, 1))):
+        for group in (count == m).nonzero().squeeze(-1).split(at_once(m * D)):
             if m == 0:
                 continue
             index, of = found.patterns[group].nonzero()[:, 1].reshape(len(group), m), found.entry[group]

@@ -14,11 +14,12 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.checks import require
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.em import TOLERANCE, available, distinct_rows, radial
 from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
-from pyro_ar.elliptical.woodbury import MAX_WORK, cholesky
+from pyro_ar.elliptical.woodbury import cholesky
 
 __all__ = ["FLOOR", "Form", "Sums", "expect_complete", "expect_rows", "expect_scatter", "fit_incomplete_low_rank", "maximise", "price"]
 
@@ -74,7 +75,7 @@ def expect_rows(form: Form, x: Tensor, visible: Tensor, share: Tensor, df: float
     products = form.factor[:, i] * scaled[:, j]  # the sums over visible cells are products of matrices, of half a matrix per row
     second, cross, square, count = (x.new_zeros(D, *more) for more in ([len(a)], [r + 1], [], []))
     factors, lengths, halves = x.new_zeros(r, r), [x.new_zeros(0)], [x.new_zeros(0)]
-    for turn in torch.arange(len(x), device=x.device).split(max(1, MAX_WORK // (4 * D + 4 * (r + 1)**2))):
+    for turn in torch.arange(len(x), device=x.device).split(at_once(4 * D + 4 * (r + 1)**2)):
         seen, s = visible[turn].to(x.dtype), share[turn]
         error = seen * (x[turn] - form.loc)
         C = x.new_zeros(len(turn), r, r)

@@ -11,6 +11,7 @@ from pyro.distributions import constraints
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array
+from pyro_ar.budget import at_once
 from pyro_ar.checks import require
 from pyro_ar.elliptical.base import Elliptical, NormalRadius, StudentRadius, moments
 from pyro_ar.elliptical.dense import NotPositiveDefinite, covariance_from
@@ -19,7 +20,7 @@ from pyro_ar.elliptical.factor_analysis import identity_like, low_rank_of
 from pyro_ar.elliptical.patterns import distinct, is_shared, pairs, without_batch
 from pyro_ar.elliptical.student_t import check_df
 from pyro_ar.elliptical.units import column_units, in_values
-from pyro_ar.elliptical.woodbury import MAX_WORK, alone, by_factor, cholesky, sums, together
+from pyro_ar.elliptical.woodbury import alone, by_factor, cholesky, sums, together
 from pyro_ar.transforms import transforms_active
 from pyro_ar.visible import training_rows
 
@@ -80,7 +81,7 @@ class _LowRank(Elliptical):
             error = x - self.loc
             return (error.square() / d).sum(-1) - torch.einsum("...ij,...j->...i", whitening, error).square().sum(-1)
 
-        step = max(1, MAX_WORK // max(1, math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape))))
+        step = at_once(math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape)))
         if x.ndim <= len(self._own_batch_shape) + 1 or len(x) <= step:
             return length(x), half
         return torch.cat([length(part) for part in x.split(step)]), half
@@ -150,7 +151,7 @@ class _LowRank(Elliptical):
         return torch.cat(q).reshape(left), torch.cat(half).reshape(left)
 
     def _rows_per_turn(self) -> int:
-        return max(1, MAX_WORK // (self.event_shape[0] * self.rank))
+        return at_once(self.event_shape[0] * self.rank)
 
     def _flat(self, own: Size, left: Size) -> tuple[Tensor, Tensor, Tensor]:
         """Factors `(E, D, r)` and diagonals `(E, D)` of all entries, and the entry of each row."""
@@ -171,7 +172,7 @@ class _LowRank(Elliptical):
         each = not needs_gradient and len(visible) < FEW_ROWS * len(patterns)
         centre = loc.detach().mean(0)  # differences of squares lose fewer digits around it
         x, loc = torch.where(visible, x - centre, 0), loc - centre
-        some = max(1, MAX_WORK // (4 * D * self.rank))
+        some = at_once(4 * D * self.rank)
         answers = []
         for e in torch.arange(len(d), device=d.device).split(some):
             f, inverse, m = F[e], 1 / d[e], loc[e]

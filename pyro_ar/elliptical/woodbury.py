@@ -4,14 +4,14 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.elliptical.columns import solve_columns
 from pyro_ar.elliptical.dense import NotPositiveDefinite
 from pyro_ar.elliptical.factor_analysis import identity_like
 from pyro_ar.transforms import is_mapped
 
-__all__ = ["MAX_WORK", "alone", "by_factor", "cholesky", "sums", "together"]
+__all__ = ["alone", "by_factor", "cholesky", "sums", "together"]
 
-MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 
 
 def cholesky(C: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def alone(visible: Tensor, F: Tensor, inverse: Tensor, b: Tensor) -> tuple[Tenso
     (E, _, r), (R, _) = F.shape, visible.shape
     f, scaled = F.permute(2, 1, 0).contiguous(), (F * inverse[..., None]).permute(2, 1, 0).contiguous()  # (r, D, E)
     answers = []
-    for turn in torch.arange(R, device=F.device).split(max(1, MAX_WORK // (E * (r + 1) * r // 2))):
+    for turn in torch.arange(R, device=F.device).split(at_once(E * (r + 1) * r // 2)):
 
         def column(j: int, turn: Tensor = turn) -> Tensor:
             a = visible.new_empty(r - j + 1, len(turn), E)

@@ -64,8 +64,8 @@ def _recoded(name: str, train: Tensor, test: Tensor, names: Sequence[str], say: 
     for i, column in enumerate(both.T):
         seen = ~column.isnan()
         values, codes = column[seen].unique(return_inverse=True)
-        require(len(values) <= MAX_STATES, f"{name}: wanted states, at most {MAX_STATES} different values of a variable (bin them first); column {names[i]} has",
-                len(values))
+        wanted = f"{name}: wanted states, at most {MAX_STATES} different values of a variable (bin them first); column {names[i]} has"
+        require(len(values) <= MAX_STATES, wanted, len(values))
         if len(values) <= 1:
             constant.append(names[i])
             continue

@@ -315,7 +315,8 @@ class Bayesian:
             log_p = joint.log_prob(value) if seen is None else joint.marginal(seen.unsqueeze(1)).log_prob(value)
             return log_p.sum(0) if counts is None else counts @ log_p
 
-        return annealed_log_evidence(log_likelihood, _Flat([self.prior[name].expand([size]).to_event(1) for name, size in self.sizes.items()], sizes), **options)
+        return annealed_log_evidence(log_likelihood, _Flat([self.prior[name].expand([size]).to_event(1) for name, size in self.sizes.items()], sizes),
+                                     **options)
 
 
 def _settling(losses: list[float]) -> tuple[float | None, float | None]:

@@ -21,7 +21,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence, register_kl
 
-from pyro_ar.checks import IntractableError, require
+from pyro_ar.budget import at_once
+from pyro_ar.checks import IntractableError, broadcast, require
 from pyro_ar.elliptical import Gaussian, LowRankGaussian
 from pyro_ar.enumeration import all_states
 from pyro_ar.joint import Joint
@@ -31,7 +32,6 @@ from pyro_ar.tables.base import TableJoint
 __all__ = ["MAX_STATES", "KLEstimate", "closest_table", "estimate_kl", "kl_divergence"]
 
 MAX_STATES = 2**20  # values of the sum, or rows of marginals
-MAX_NUMBERS = 2**22  # values x batch x variables of one chunk
 
 
 class _NoExactDistance(IntractableError, NotImplementedError):
@@ -72,10 +72,7 @@ for _p in (Joint, Marginal, Given):
 def _check_pair(p: Any, q: Any) -> Size:
     require(p.event_shape == q.event_shape, "a distance needs joints of one event shape", tuple(p.event_shape), tuple(q.event_shape))
     require(p.num_states == q.num_states, "a distance needs joints over the same states", p.num_states, q.num_states)
-    try:
-        return torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    except RuntimeError:
-        raise ValueError(f"batch shapes must broadcast; got {tuple(p.batch_shape)} and {tuple(q.batch_shape)}") from None
+    return broadcast("batch shapes must broadcast", p.batch_shape, q.batch_shape)
 
 
 def _as_normal(joint: Gaussian | LowRankGaussian) -> Any:
@@ -133,7 +130,7 @@ def _by_enumeration(p: Joint, q: Joint) -> Tensor:
     batch = max(len(p.batch_shape), len(q.batch_shape))
     states = all_states(p.num_states or (), p.dtype, p.device)
     each = len(p.num_states or ()) * max(math.prod(p.batch_shape), math.prod(q.batch_shape), 1)
-    for some in states.split(max(1, MAX_NUMBERS // each)):
+    for some in states.split(at_once(each)):
         x = some.reshape(len(some), *[1] * batch, *p.event_shape)
         log_p, log_q = p.log_prob(x), q.log_prob(x.to(q.dtype))
         impossible = log_p == -math.inf

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pyro_ar.arrays import Array
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import require
 from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.visible import check_visible
 
 __all__ = ["LogMarginal", "estimate_log_marginal"]
 
-MAX_PARTICLES = 2**20  # rows of particles that are drawn at once
 
 
 class LogMarginal(NamedTuple):
@@ -68,7 +68,7 @@ def estimate_log_marginal(joint: Autoregressive, x: Array, visible: Array, *, nu
     values = chain._check_value(x, visible)
     left = torch.broadcast_shapes(values.shape[: values.ndim - event], chain.batch_shape)
     values, visible = (t.expand(left + joint.event_shape) for t in (values, visible))
-    step = max(1, MAX_PARTICLES // max(math.prod(left), 1))
+    step = at_once(math.prod(left), CACHE)
     with torch.no_grad():
         parts = [_weigh(chain, values, visible, min(step, num_particles - done)) for done in range(0, num_particles, step)]
     log_w = torch.cat(parts)

@@ -125,7 +125,8 @@ def _rows(model: Any, x: Array | None, context: Array | None = None, visible: Ar
         require(tuple(context.shape) == (len(x), model.context_dim), f"context must have shape ({len(x)}, {model.context_dim})", context)
         rows["context"] = context.to(dtype)
     if visible is not None:
-        require(isinstance(visible, Tensor) and visible.dtype == torch.bool and visible.shape == x.shape, f"visible must be bool of shape {tuple(x.shape)}", visible)
+        require(isinstance(visible, Tensor) and visible.dtype == torch.bool and visible.shape == x.shape,
+                f"visible must be bool of shape {tuple(x.shape)}", visible)
         require(bool(visible.any()), "some cell of the data must be visible; all are hidden or NaN", x)
         rows["visible"] = visible
     return rows
@@ -269,9 +270,7 @@ def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int, run
             self.sums = {"train": [0.0, 0.0], "held": [0.0, 0.0]}
 
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            if run is not None:
-                checkpoint["history"] = [list(pair) for pair in self.history]
-                checkpoint["run"] = run.note(self.best, done=self.trainer.should_stop or self.epoch >= run.settings["epochs"])
+            _remember(run, self, checkpoint)
 
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             self.history = [(a, b) for a, b in checkpoint["history"]]
@@ -283,6 +282,13 @@ def _task(model: Any, lr: float, weight_decay: float, steps: int, seed: int, run
             return {"optimizer": adam, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
     return MaximumLikelihood()
+
+
+def _remember(run: Run | None, task: Any, checkpoint: dict[str, Any]) -> None:
+    """Add what Lightning does not keep."""
+    if run is not None:
+        checkpoint["history"] = [list(pair) for pair in task.history]
+        checkpoint["run"] = run.note(task.best, done=task.trainer.should_stop or task.epoch >= run.settings["epochs"])
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pyro.distributions import Categorical, constraints
 from torch import Size, Tensor, nn
 
 from pyro_ar.arrays import Array
-from pyro_ar.checks import IntractableError, require, require_exact_states
+from pyro_ar.checks import IntractableError, broadcast, require, require_exact_states
 from pyro_ar.expandable import batch_of
 from pyro_ar.joint import Joint
 from pyro_ar.neural.draws import over_draws
@@ -109,11 +109,7 @@ class Autoregressive(Joint):
             lefts.append(tensors["context"].shape[:-1])
         if self._given_order is not None:
             lefts.append(self._given_order.shape[:-1])
-        try:
-            return torch.broadcast_shapes(*lefts)
-        except RuntimeError:
-            raise ValueError("the left dimensions of weights, context and order must broadcast; got "
-                             f"{sorted({tuple(s) for s in lefts})}") from None
+        return broadcast("the left dimensions of weights, context and order must broadcast", *lefts, came=sorted({tuple(s) for s in lefts}))
 
     def _particulars(self) -> list[str]:
         return [type(self.net).__name__, repr(self.output), "" if self.coherent else "any order"]

@@ -12,9 +12,10 @@ import torch
 
 from torch import Size, Tensor
 
-__all__ = ["MAX_CELLS", "each_state", "fill", "hidden_before", "in_groups", "joint_states"]
+from pyro_ar.budget import at_once
 
-MAX_CELLS = 2**22  # values of one chunk of a sum
+__all__ = ["each_state", "fill", "hidden_before", "in_groups", "joint_states"]
+
 Score = Callable[[Tensor], Tensor]
 
 
@@ -35,7 +36,7 @@ def each_state(score: Score, x: Tensor, hidden: Tensor, counted: Tensor, states:
     last = int(counted.flatten(0, -2).any(0).nonzero().max()) + 1 if bool(counted.any()) else 1
     x, hidden, counted, states = (t[..., :last] for t in (x, hidden, counted, states))
     parts = []
-    for some in numbers.split(max(1, MAX_CELLS // max(x.numel() * copies, 1))):
+    for some in numbers.split(at_once(x.numel() * copies)):
         terms = torch.where(counted, score(fill(x, hidden, some, states)), 0)
         parts.append(torch.where(some < many, terms.sum(-1), -math.inf))
     return torch.cat(parts)
@@ -69,7 +70,7 @@ def in_groups(function: Callable[..., Tensor], x: Tensor, hidden: Tensor, visibl
     pieces = [
         piece
         for group in size.unique().tolist()
-        for piece in (size == group).nonzero().squeeze(-1).split(max(1, int(MAX_CELLS // (each * 2**group))))
+        for piece in (size == group).nonzero().squeeze(-1).split(at_once(each * 2**group))
     ]
     answer = torch.cat([function(*(t[piece] for t in flat)) for piece in pieces])
     answer = answer[torch.cat(pieces).argsort()]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from torch import Tensor, nn
 
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import require
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.net import AnyOrderNet
@@ -19,7 +20,6 @@ __all__ = ["MixtureChain", "MixtureChainNet"]
 
 LEAST = 1e-20  # of the probability of a level before the correction: a row far out costs no more than 46 nats per cell
 FEATURES = 4  # of a level
-CHUNK = 400_000  # numbers at once, which stay in the cache
 
 
 class MixtureChainNet(AnyOrderNet):
@@ -113,7 +113,7 @@ class MixtureChainNet(AnyOrderNet):
     def base(self, x: Tensor, context: Tensor | None, order: Tensor) -> Tensor:
         """Log q: what the mixture says of the levels of each variable given those before it, `(rows, m, K)`."""
         label = order.new_zeros(len(x)) if context is None else context.argmax(-1)
-        rows = max(1, CHUNK // max(self.loc.shape[1] * order.shape[1] * max(order.shape[1], self.scores.shape[1]), 1))
+        rows = at_once(self.loc.shape[1] * order.shape[1] * max(order.shape[1], self.scores.shape[1]), CACHE // 2)
         pieces = zip(x.split(rows), label.split(rows), order.split(rows), strict=True)
         return torch.cat([self._levels(*piece) for piece in pieces])
 

@@ -13,7 +13,8 @@ from pyro.distributions import Categorical, Dirichlet, constraints
 from torch import Size, Tensor
 
 from pyro_ar.arrays import Array, as_tensor
-from pyro_ar.checks import counted, one_line, require, require_exact_states
+from pyro_ar.budget import at_once
+from pyro_ar.checks import broadcast, counted, one_line, require, require_exact_states
 from pyro_ar.joint import Joint
 from pyro_ar.tables.counts import (
     Block,
@@ -33,7 +34,6 @@ from pyro_ar.visible import training_rows
 
 __all__ = ["TableJoint", "TablePosterior"]
 
-MAX_WORK = 2**24  # cells x rows x batch of one elimination; more rows than that go in turn
 
 
 class TableJoint(Joint, abc.ABC):
@@ -228,7 +228,7 @@ class TableJoint(Joint, abc.ABC):
         if len(left) <= len(own):  # the leftmost dimension is a batch's
             return function(x, visible)
         each = make_plan(self._scopes, self._num_states).cells * math.prod(torch.broadcast_shapes(left[1:], own))
-        step = max(1, MAX_WORK // max(each, 1))
+        step = at_once(each)
         if len(x) <= step:
             return function(x, visible)
         return torch.cat([function(x[i:i + step], visible[i:i + step]) for i in range(0, len(x), step)])
@@ -373,7 +373,4 @@ def same_batch(tensors: dict[str, Tensor], event_dims: dict[str, int]) -> Size:
                 f"{name} must be a floating tensor of at least {event_dims[name]} dimensions", t)
         require(is_mapped(t) or not bool(t.isnan().any()), f"{name} must not hold NaN", t)
     shapes = [t.shape[: t.ndim - event_dims[name]] for name, t in tensors.items()]
-    try:
-        return torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        raise ValueError(f"the batch dimensions of the tensors must broadcast; got {[tuple(s) for s in shapes]}") from None
+    return broadcast("the batch dimensions of the tensors must broadcast", *shapes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.arrays import Array
+from pyro_ar.budget import MEMORY, TURN, at_once
 from pyro_ar.checks import require
 from pyro_ar.rising import log_rising_over_power
 from pyro_ar.tables.base import TablePosterior
@@ -19,8 +20,6 @@ from pyro_ar.visible import training_rows
 
 __all__ = ["ChowLiuTree"]
 
-MAX_TILE = 2**22  # pairs of states counted at a time: 32 MiB
-MAX_PAIRS = 2**29  # pairs of states, and states over all rows: 4 GiB
 
 
 class ChowLiuTree(BayesNet):
@@ -120,9 +119,9 @@ def _evidence(block: Block, states: Tensor, sizes: tuple[int, ...], strength: fl
 def _pair_counts(states: Tensor, sizes: tuple[int, ...]) -> Iterator[tuple[slice, slice, Tensor]]:
     """Tiles of the lower triangle of all pairs of variables: which rows, which columns, and their counts `(rows, K, columns, K)`."""
     n, most = len(sizes), max(sizes)
-    wide = max(1, math.isqrt(MAX_TILE) // most)
+    wide = max(1, math.isqrt(TURN) // most)
     parts = [slice(start, min(start + wide, n)) for start in range(0, n, wide)]
-    some = max(1, MAX_TILE // (2 * wide * most))  # rows at a time
+    some = at_once(2 * wide * most)  # rows at a time
     for at, later in enumerate(parts):
         for earlier in parts[: at + 1]:
             counts = torch.zeros((later.stop - later.start) * most, (earlier.stop - earlier.start) * most, dtype=torch.float64, device=states.device)
@@ -189,7 +188,7 @@ def _mutual_information(states: Tensor, sizes: tuple[int, ...], weights: Tensor 
     """`(n, n)` float64 on the CPU, in nats times rows, summed over the batch of weights."""
     n, most = len(sizes), max(sizes)
     pairs_of_cells = (n * most) ** 2
-    require(max(pairs_of_cells, len(states) * n * most) <= MAX_PAIRS, f"a tree counts all pairs of states of all variables, at most {MAX_PAIRS} in all; "
+    require(max(pairs_of_cells, len(states) * n * most) <= MEMORY, f"a tree counts all pairs of states of all variables, at most {MEMORY} in all; "
             "use fewer states, or give parents", f"{float(pairs_of_cells):.3g} pairs", f"a variable of {most} states", f"{len(states)} rows")
     tiny = torch.finfo(torch.float64).tiny
     onehot = torch.nn.functional.one_hot(states, most).double()

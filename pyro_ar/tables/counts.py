@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_ar.arrays import Array, as_tensor
+from pyro_ar.budget import MEMORY
 from pyro_ar.checks import counted, require
 from pyro_ar.rising import log_rising_over_power
 
@@ -22,8 +23,7 @@ __all__ = ["Block", "block_counts", "check_data", "check_total", "check_weights"
            "relative", "table_counts"]
 
 
-MAX_CELLS = 2**27  # of one table of counts: 1 GiB
-MAX_TOTAL = 2**29  # of all tables of a joint, over its batch: 4 GiB
+MAX_CELLS = MEMORY // 4  # of one table of counts
 
 
 class Block(NamedTuple):
@@ -92,7 +92,7 @@ def check_total(tables: Sequence[Block], num_states: Sequence[int], weights: Ten
     largest = f"a variable of {max(num_states)} states"
     require(max(each) * batch <= MAX_CELLS, f"a table must have at most {MAX_CELLS} cells, over all its batch; use a sparser joint, fewer states, or "
             "real values", counted(max(each) * batch, "cell"), largest)
-    require(sum(each) * batch <= MAX_TOTAL, f"the tables of a joint must have at most {MAX_TOTAL} cells together, over all its batch; use a sparser joint, "
+    require(sum(each) * batch <= MEMORY, f"the tables of a joint must have at most {MEMORY} cells together, over all its batch; use a sparser joint, "
             "fewer states, or real values", counted(sum(each) * batch, "cell"), largest)
 
 

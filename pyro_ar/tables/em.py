@@ -15,6 +15,7 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.tables.counts import Block, block_counts, relative
 from pyro_ar.tables.elimination import evidence, forward, log_total, make_plan
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["expected_counts"]
 
-MAX_WORK = 2**22  # cells x rows of one elimination, whose every step is kept for the way back
 TOLERANCE = 1e-6  # nats per row
 
 
@@ -77,7 +77,7 @@ def _expect(joint: "TableJoint", tables: Sequence[Sequence[Block]], states: Tens
     leaves = [table.detach().requires_grad_() for table in joint._factors()]
     total = 0.0
     with torch.enable_grad():
-        for turn in torch.arange(len(states), device=states.device).split(max(1, MAX_WORK // (plan.cells * len(sizes)))):
+        for turn in torch.arange(len(states), device=states.device).split(at_once(plan.cells * len(sizes))):
             x, seen = states[turn].double(), visible[turn]
             answer = log_total(plan, [(t.exp(), s) for t, s in zip(leaves, scopes, strict=True)],
                                evidence(x, seen, sizes, logs=False))

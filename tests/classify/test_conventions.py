@@ -19,7 +19,8 @@ from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, Stude
 NET = PatternNet(hidden=32, members=1, layers=1, steps=60, batch_size=32, dropout=0.0)
 UNKNOWN = {"check_classifiers_classes": "-1 says that a label is not known, as in scikit-learn's own semi-supervised classifiers; the check takes it for one"}
 ONE_ROW = {"check_sample_weight_equivalence_on_dense_data": "a class of the check has one different row, which has no covariance: refused, and said"}
-COMPLETE = {"check_estimators_pickle": "fits a row with NaN where the tag allows NaN: these answer incomplete rows, and train on complete ones; the tag knows one word for both"}
+COMPLETE = {"check_estimators_pickle": "fits a row with NaN where the tag allows NaN: these answer incomplete rows, and train on complete ones; "
+            "the tag knows one word for both"}
 IN_FOLDS = {"check_fit2d_1feature": "a class of the check has one row in a fold, which has no covariance: refused, and said"}
 
 

@@ -134,7 +134,7 @@ def test_numpy_torch_images_and_turns_agree(digits, monkeypatch):
     one = np.zeros((8, 8), bool)
     one[:4] = True
     np.testing.assert_allclose(images.predict_log_proba(X, one), classifier.predict_log_proba(X, one.ravel()))
-    monkeypatch.setattr("pyro_ar.classify.generative.MAX_WORK", 64 * 10 * 7)
+    monkeypatch.setattr("pyro_ar.classify.generative.CACHE", 64 * 10 * 7)
     np.testing.assert_allclose(classifier.predict_log_proba(X, visible), wanted, atol=1e-12)
     np.testing.assert_allclose(classifier.posterior(X, visible).probs, np.exp(wanted), atol=1e-12)
 

@@ -114,7 +114,8 @@ def test_a_table_of_rows_is_no_image_and_hides_no_share_twice(capsys, tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b,c,d,kind\n" + "".join(f"{','.join(f'{v:.4f}' for v in row)},{int(i >= 30)}\n" for i, row in enumerate(rows)))
     out = tmp_path / "out"
-    assert cli.main(["occlusion", "--data", str(file), "--label", "kind", "--seeds", "1", "--folds", "2", "--models", "Gaussian,logistic (mean)", "--out", str(out)]) == 0
+    assert cli.main(["occlusion", "--data", str(file), "--label", "kind", "--seeds", "1", "--folds", "2", "--models", "Gaussian,logistic (mean)",
+                     "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "left out: 90 % at random hides all 4 cells" in said
     assert "of the 4 cells 0, 1, 2, 3 are hidden at random" in said
@@ -216,7 +217,8 @@ def test_an_official_test_part_is_used(capsys, tmp_path, monkeypatch):
 def test_the_default_says_what_it_leaves_out(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_work", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(["occlusion", "--out", str(tmp_path / "a")]) == 130
-    assert "without MDA + pattern net, MDA chain, OrderlessNADE (4 orders), pattern net: they take longer; --models all runs them too" in capsys.readouterr().out
+    note = "without MDA + pattern net, MDA chain, OrderlessNADE (4 orders), pattern net: they take longer; --models all runs them too"
+    assert note in capsys.readouterr().out
     assert cli.main(["occlusion", "--models", "all", "--out", str(tmp_path / "b")]) == 130
     said = capsys.readouterr()
     assert f"{len(lineup.MODELS)} models, 10 splits" in said.out

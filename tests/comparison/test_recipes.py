@@ -274,7 +274,8 @@ class Kept:
 
 @pytest.mark.parametrize("tile", [1, 40, 2**22])
 def test_evidences_of_trees_by_tiles_are_those_pair_by_pair(monkeypatch, tile):
-    monkeypatch.setattr(chow_liu, "MAX_TILE", tile)
+    monkeypatch.setattr(chow_liu, "TURN", tile)
+    monkeypatch.setattr("pyro_ar.budget.TURN", tile)
     sizes, strengths = (2, 3, 2, 4, 3), (0.5, 16.0)
     generator = torch.Generator().manual_seed(1)
     x = torch.stack([torch.randint(0, k, (23,), generator=generator) for k in sizes], -1)

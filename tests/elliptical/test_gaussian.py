@@ -122,7 +122,8 @@ def test_bad_data_are_named(x, options, match):
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 3.3, 7.0, -1e9])
 @pytest.mark.parametrize("hide", [False, True])
-@pytest.mark.parametrize("make", [Gaussian.from_data, StudentT.from_data, partial(LowRankGaussian.from_data, rank=1), partial(LowRankStudentT.from_data, rank=1)],
+@pytest.mark.parametrize("make", [Gaussian.from_data, StudentT.from_data, partial(LowRankGaussian.from_data, rank=1),
+                                  partial(LowRankStudentT.from_data, rank=1)],
                          ids=["gaussian", "student_t", "low_rank_gaussian", "low_rank_student_t"])
 def test_a_constant_feature_is_constant_whatever_its_value(make, value, hide):
     x = torch.randn(600, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -158,7 +158,7 @@ def test_rows_in_turns_complete_rows_and_scatters_sum_to_the_same(df, rows, monk
     at_once, q, half = expect_rows(form, x, visible, share, df)
     complete = expect_complete(form, x, share, df)
     everything = expect_rows(form, x, torch.ones_like(visible), share, df)
-    monkeypatch.setattr(module, "MAX_WORK", 200)
+    monkeypatch.setattr("pyro_ar.budget.TURN", 200)
     in_turns = expect_rows(form, x, visible, share, df)
     for a, b in [(q, in_turns[1]), (half, in_turns[2]), (complete[1], everything[1]), *zip(at_once, in_turns[0], strict=True),
                  *zip(complete[0], everything[0], strict=True)]:

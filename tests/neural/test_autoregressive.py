@@ -247,7 +247,7 @@ def test_many_states_are_summed_in_pieces(monkeypatch) -> None:
     visible[1:3, 0] = True
     x = joint.sample((5,))
     expected = joint.marginal(visible).log_prob(x)
-    monkeypatch.setattr("pyro_ar.neural.hidden.MAX_CELLS", 40)
+    monkeypatch.setattr("pyro_ar.budget.TURN", 40)
     assert_close(joint.marginal(visible).log_prob(x), expected)
     assert_close(expected[3], summed(joint, x[3], visible[3]))
     assert joint.given(x, visible).sample((2,)).shape == (2, 5, 6)

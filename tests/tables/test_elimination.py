@@ -271,7 +271,7 @@ def test_rows_in_turn_equal_rows_at_once(monkeypatch):
     x, visible = rows_and_patterns([3] * 6, 50, generator)
     whole = chain.marginal(visible[:, None]).log_prob(x[:, None])
     modes = chain.given(x[:, None], visible[:, None]).mode
-    monkeypatch.setattr("pyro_ar.tables.base.MAX_WORK", 200)
+    monkeypatch.setattr("pyro_ar.budget.TURN", 200)
     torch.testing.assert_close(chain.marginal(visible[:, None]).log_prob(x[:, None]), whole)
     assert torch.equal(chain.given(x[:, None], visible[:, None]).mode, modes)
 

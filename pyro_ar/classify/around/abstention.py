@@ -53,7 +53,8 @@ class RiskCoverage(NamedTuple):
         A threshold that is simply the best one for the rows that it is scored on promises nothing: half of such thresholds, or more, give a larger
         risk on new rows. Here the promise holds with a probability of at least `1 - failure` over rows such as these, if surer answers are no more
         often wrong: a threshold is taken only if the errors above it would be too few, were its risk larger (a binomial test).
-        Several are tried, from all rows, a quarter of them, a sixteenth, ... on upwards until one test fails, and each of these starts gets an equal part of `failure`.
+        Several are tried, from all rows, a quarter of them, a sixteenth, ... on upwards until one test fails, and each of these starts gets an equal part
+        of `failure`.
 
         The price is rows: with no error at all 1 % can be promised from 230 answers on (`failure` .1, one start). The promise is about the
         classifier that gave these confidences, so the rows must be new to it, and the new rows such as these.

@@ -44,7 +44,8 @@ class CorrectedClassifier(PartlySeenClassifier):
     with p(y) the generative classifier's prior and :math:`\pi` the frequencies of training.
     The cells' densities, before and after the class, are those of the generative classifier, exact for every pattern. The conditional of the
     class starts as its posterior (a = 1, b = c = 0) and is corrected by what a `PatternNet` says: a, b and c come from 16 hidden units that read
-    how much is visible and how sure both are. They are learnt by log score on rows that neither had seen, under random patterns; then both are fitted to all rows.
+    how much is visible and how sure both are. They are learnt by log score on rows that neither had seen, under random patterns; then both are fitted to
+    all rows.
 
     As an any-order family it is **one joint for each pattern**: every answer is that of a joint, but answers for two
     patterns need not be marginals of the same one. `score_samples` is coherent, being the generative classifier's; what asks for a coherent joint

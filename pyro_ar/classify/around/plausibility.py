@@ -71,10 +71,12 @@ class Plausibility(BaseEstimator):
         Raises:
             ValueError: Bad rows, rows that the classifier was fitted to, or no generative classifier.
         """
-        require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)", self.classifier)
+        require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)",
+                self.classifier)
         require(self.max_reference >= 1, "max_reference must be 1 or more", self.max_reference)
         x = self.classifier._read_complete(X)
-        require_new(self.classifier, x[:self.max_reference], None, why="its own training rows look more plausible to it than new ones, and most of these would look strange")
+        require_new(self.classifier, x[:self.max_reference], None,
+                    why="its own training rows look more plausible to it than new ones, and most of these would look strange")
         self.reference_ = x[:self.max_reference]
         return self
 

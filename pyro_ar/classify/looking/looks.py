@@ -10,6 +10,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.changes.transformed import Transformed
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.classify.generative import GenerativeClassifier
@@ -23,7 +24,6 @@ from pyro_ar.tables.cells import cell_probabilities
 
 __all__ = ["Looks", "information_gain", "reveal"]
 
-MAX_WORK = 2**22  # numbers in one turn: 32 MiB in float64
 
 
 class Looks(NamedTuple):
@@ -238,7 +238,7 @@ class _Looker:
         x = torch.where(seen, x.to(self.dtype).to(self.device), 0)
         together, which = torch.cat([x, seen.to(x)], 1).unique(dim=0, return_inverse=True)
         rows, patterns = together[:, :x.shape[1]], together[:, x.shape[1]:] > 0
-        step = max(1, MAX_WORK // (sum(len(leaf.owner) for leaf in self.leaves) * self._states() * x.shape[1]))
+        step = at_once(sum(len(leaf.owner) for leaf in self.leaves) * self._states() * x.shape[1])
         each = [self._answer(r, p, tolerance) for r, p in zip(rows.split(step), patterns.split(step), strict=True)]
         if each:
             answer = torch.cat(each)[which]
@@ -293,7 +293,7 @@ class _Looker:
         K, E = self._states(), len(leaf.owner)
         row, cell = (~seen).nonzero(as_tuple=True)
         answer = x.new_zeros(len(x), x.shape[1], K, E)
-        for turn in torch.arange(len(row), device=x.device).split(max(1, MAX_WORK // (K * E * x.shape[1]))):
+        for turn in torch.arange(len(row), device=x.device).split(at_once(K * E * x.shape[1])):
             r, i = row[turn], cell[turn]
             more, at = seen[r].scatter(1, i[:, None], True), torch.arange(len(turn), device=x.device)
             states = torch.tensor(leaf.joint.num_states, device=x.device)[i]
@@ -313,7 +313,7 @@ class _Looker:
         answer = torch.zeros_like(x)
         for m in size.unique().tolist():
             rows = (size == m).nonzero().squeeze(-1)
-            for turn in rows.split(max(1, MAX_WORK // (m * x.shape[1] * (x.shape[1] + self.num_classes)))):
+            for turn in rows.split(at_once(m * x.shape[1] * (x.shape[1] + self.num_classes))):
                 part = share[turn, :m]
                 answer[turn] = self._of_components(x[turn], seen[turn], part / part.sum(1, keepdim=True), order[turn, :m], tolerance)
         return answer

@@ -13,13 +13,13 @@ import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import IntractableError
 from pyro_ar.rising import log_rising_over_power
 
 __all__ = ["line_information", "neglected"]
 
 MAX_NODES = 2**15
-MAX_WORK = 2**20  # nodes x components in one turn: 8 MiB in float64
 
 
 def neglected(tolerance: float, num_classes: int) -> float:
@@ -58,7 +58,7 @@ def line_information(share: Tensor, owner: Tensor, loc: Tensor, scale: Tensor, d
     answer = torch.zeros_like(low)
     for n in nodes.unique().tolist():
         lines = (nodes == n).nonzero().squeeze(-1)
-        for turn in lines.split(max(1, MAX_WORK // (2 * n * share.shape[1]))):
+        for turn in lines.split(at_once(2 * n * share.shape[1], CACHE)):
             parts = [t[turn] for t in (share, owner, loc, scale, df, low, high, centre, width)]
             answer[turn] = _integrate(*parts, n=n, tolerance=tolerance)
     return answer
@@ -98,7 +98,7 @@ def _integrate(share: Tensor, owner: Tensor, loc: Tensor, scale: Tensor, df: Ten
                                    "component is too narrow beside the distance between components; more shrinkage, or a larger tolerance")
         turn = (torch.arange(n, device=low.device).to(low) + 0.5) / n
         finer = torch.cat([answer[part] / 2 + total(turn, part) / (2 * n)
-                           for part in todo.split(max(1, MAX_WORK // (n * share.shape[1])))])
+                           for part in todo.split(at_once(n * share.shape[1], CACHE))])
         change = (finer - answer[todo]).abs()
         answer[todo] = finer
         todo, n = todo[change > tolerance / 2], 2 * n

@@ -173,7 +173,8 @@ def _left_out(plan: Plan, chosen: bool) -> list[str]:
     """What a reader must know about the models, a sentence each."""
     count, said = len(plan.num_states), []
     if chosen:
-        for names, why in ((plan.too_long, f"they have more memory than {count} variables can use"), (plan.same, f"over {count} variables it is the full table"),
+        for names, why in ((plan.too_long, f"they have more memory than {count} variables can use"),
+                           (plan.same, f"over {count} variables it is the full table"),
                            (plan.left_out, "their tables would not fit into memory"),
                            (plan.blind, "they learn from complete rows only, and cells of these are hidden")):
             said += [f"left out, {why}: {', '.join(names)}"] if names else []

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.svm import SVC
 from torch import Tensor
 
+from pyro_ar.budget import at_once
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.elliptical.units import column_units
@@ -23,7 +24,6 @@ from pyro_ar.experiments.occlusion.inner import inner_split, some_rows
 __all__ = ["Binarised", "KernelDensity", "SupportVectors"]
 
 BANDWIDTHS = (1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16, 4 / 16, 6 / 16)  # of the range of each cell
-WORK = 2**24  # distances at once
 
 
 class KernelDensity(PartlySeenClassifier):
@@ -89,7 +89,7 @@ class KernelDensity(PartlySeenClassifier):
         return BANDWIDTHS[int(right.argmax())]
 
     def _step(self, rows: int) -> int:
-        return max(1, WORK // rows)
+        return at_once(rows)
 
     def _posterior(self, square: Tensor, label: Tensor, h: float) -> Tensor:
         """Log p(y | x_v) from squared distances `(R, M)`; the common factor of all kernels of a row drops out."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from torch import nn
 
+from pyro_ar.budget import MEMORY
 from pyro_ar.classify import (
     CorrectedClassifier,
     DiscriminantAnalysis,
@@ -38,7 +39,6 @@ __all__ = ["MODELS", "REFERENCE", "Model", "fitting", "fresh", "is_large", "note
 REFERENCE = "MDA"  # of the paired differences: the model to beat
 LARGE = 2**22  # values in the training data
 MANY = 400  # cells: the answers of nets take many milliseconds per row
-MAX_PAIRS = 2**28  # cells in all pair tables of a tree
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
 RANK = 40  # of the Gaussian of large data
 MOST_LEVELS, MOST_DENSE = 64, 150  # of a chain over levels: its tables and matrices grow with them
@@ -124,7 +124,7 @@ def _needs_states(data: Dataset) -> str:
 
 
 def _too_many_pairs(data: Dataset) -> bool:
-    return (data.x.shape[1] * (data.num_states or 0)) ** 2 > MAX_PAIRS
+    return (data.x.shape[1] * (data.num_states or 0)) ** 2 > MEMORY // 2
 
 
 def _bits_note(data: Dataset) -> str:

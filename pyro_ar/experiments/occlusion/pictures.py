@@ -70,7 +70,8 @@ def _scores(plan: Plan, units: Units, what: str) -> dict[str, Figure]:
 
 def _chance(summary: Summary, names: Sequence[str]) -> tuple[list[float], list[float]]:
     """Of each occlusion the least and the largest floor of the calibration error among the models, %."""
-    floors = [[SCALE["calibration"] * cells[name].floor for cells in summary.values() if name in cells and not cells[name].reason] or [math.nan] for name in names]
+    floors = [[SCALE["calibration"] * cells[name].floor for cells in summary.values() if name in cells and not cells[name].reason] or [math.nan]
+              for name in names]
     return [min(some) for some in floors], [max(some) for some in floors]
 
 

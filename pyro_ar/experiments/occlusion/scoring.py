@@ -9,7 +9,8 @@ calibration   expected calibration error: mean gap between the confidence in the
 
 Accuracy and log score are means over splits. The splits share rows, so that their spread alone makes the error of the mean too small; it
 is the corrected one of `resampled_error`, which covers other training and test rows of the same source. Over one split (an official test part) the
-standard error is that of its rows: binomial for the accuracy, and for a difference that of the rows' own differences; it leaves out what another training part would change.
+standard error is that of its rows: binomial for the accuracy, and for a difference that of the rows' own differences; it leaves out what another training
+part would change.
 
 The calibration error is a mean of absolute values, and so above zero by chance, the more so the fewer the rows. It is taken over all folds
 of a shuffle together, which answer every row once, and averaged over the shuffles; beside it stands its floor: what answers would show that

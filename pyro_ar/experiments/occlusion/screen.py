@@ -37,7 +37,8 @@ def screen(plan: Plan, units: Units, written: Sequence[Path], *, width: int = 10
         table, title = _accuracies(summary, units, occlusions.levels(names)), "Accuracy, % (hidden at random; the shapes are in report.txt)"
     files = ", ".join(path.name for path in written)
     return Group(*(Text(line) for line in _verdict(units)), Text(f"\n{title}", style="bold"), table, Text(f"\n{spread(plan, summary)}"),
-                 Text(f"Written to {written[0].parent}/: {files}. Errors, log scores, calibration, differences and costs are in report.txt; --full shows them here."))
+                 Text(f"Written to {written[0].parent}/: {files}. Errors, log scores, calibration, differences and costs "
+                      "are in report.txt; --full shows them here."))
 
 
 def _verdict(units: Units) -> Iterator[str]:

@@ -38,7 +38,8 @@ def test_order_of_rows_does_not_matter_and_nor_does_the_scale():
     random = np.random.default_rng(0)
     confidence, right = random.integers(0, 9, 60).astype(float), random.random(60) < 0.7
     shuffle = random.permutation(60)
-    curve, other = par.classify.risk_coverage(confidence, right), par.classify.risk_coverage(torch.tensor(confidence[shuffle]).exp(), torch.tensor(right[shuffle]))
+    curve = par.classify.risk_coverage(confidence, right)
+    other = par.classify.risk_coverage(torch.tensor(confidence[shuffle]).exp(), torch.tensor(right[shuffle]))
     np.testing.assert_allclose(curve.risk, other.risk)
     infinite = np.where(confidence == 8, np.inf, np.where(confidence == 0, -np.inf, confidence))
     np.testing.assert_allclose(par.classify.risk_coverage(infinite, right).risk, curve.risk)
@@ -65,7 +66,8 @@ def test_the_promise_holds_on_new_rows(ties, failure):
     """600 times 1500 rows, at most 5 % wrong wanted: the share of broken promises is at most `failure`, and the coverage is no token one.
 
     Were the probability of a broken promise `failure` itself, a binomial share of 600 would exceed it by more than 4.5 standard deviations
-    once in 3e5 runs. What the rows' own best threshold does is broken in a third of repeats or more. The ideal threshold answers 65 %. With ties, confidences have 20 values.
+    once in 3e5 runs. What the rows' own best threshold does is broken in a third of repeats or more. The ideal threshold answers 65 %. With ties,
+    confidences have 20 values.
     """
     broken, naive, coverage, random = 0, 0, [], np.random.default_rng(7)
     for _ in range(600):

@@ -104,7 +104,8 @@ def test_bad_values_are_named(digits, options, change, words):
 def test_more_levels_than_a_conditional_can_price_are_refused(options, top):
     """4096 of them, 0 to 4095, before anything is fitted."""
     X, y = np.array([[0, 0], [1, 1], [2, 1], [top, 2]]), np.array([0, 0, 1, 1])
-    with pytest.raises(ValueError, match=rf"values must lie on at most 4096 levels: each conditional prices all of them; got {options.get('num_levels', 4097)}"):
+    levels = options.get("num_levels", 4097)
+    with pytest.raises(ValueError, match=rf"values must lie on at most 4096 levels: each conditional prices all of them; got {levels}"):
         MixtureChainClassifier(steps=0, **options).fit(X, y)
 
 

@@ -27,7 +27,8 @@ def summaries(sizes=SIZES, models=MODELS):
     for rows in sizes:
         for i, model in enumerate(models):
             nats = 6 + 0.01 * i + (30 if i == 5 else 0)
-            found.append(Summary(model, rows, nats, 0.05, Difference(nats - 6, 0.004 * (i > 0)), 10**i + 5, None if i > 5 else -2e5, None if i > 5 else 0.2, 3.0))
+            found.append(Summary(model, rows, nats, 0.05, Difference(nats - 6, 0.004 * (i > 0)), 10**i + 5, None if i > 5 else -2e5,
+                                 None if i > 5 else 0.2, 3.0))
     return found
 
 
@@ -94,7 +95,8 @@ def test_a_model_looks_the_same_in_every_picture():
             at = next(i for i, t in enumerate(text) if t.startswith(name))
             handle = figure.legends[0].legend_handles[at]
             assert (handle.get_color(), handle.get_marker(), handle.get_linestyle()) == tuple(style_of(name).values())
-            assert any(line.get_color() == style_of(name)["color"] and line.get_marker() == style_of(name)["marker"] for _, _, _, line in points(figure.axes[0]))
+            assert any(line.get_color() == style_of(name)["color"] and line.get_marker() == style_of(name)["marker"]
+                   for _, _, _, line in points(figure.axes[0]))
 
 
 def test_the_rest_is_in_a_file(tmp_path, capsys):
@@ -132,7 +134,8 @@ def test_scores_are_of_the_visible_cells(holes, tmp_path):
     joint = recipe.fit(train)
     scores = {}
     for pseudocount in PSEUDOCOUNTS:
-        share = [(sum(v == 1 for v in c) + pseudocount) / (len(c) + 2 * pseudocount) for c in ([v for v in column if not math.isnan(v)] for column in train.T.tolist())]
+        columns = ([v for v in column if not math.isnan(v)] for column in train.T.tolist())
+        share = [(sum(v == 1 for v in c) + pseudocount) / (len(c) + 2 * pseudocount) for c in columns]
         scores[pseudocount] = [sum(math.log(p if v else 1 - p) for p, v in zip(share, row, strict=True) if not math.isnan(v)) for row in test.tolist()]
     found = joint.marginal(~test.isnan()).log_prob(test).tolist()
     assert any(found == pytest.approx(wanted, abs=1e-5) for wanted in scores.values())

@@ -213,7 +213,8 @@ def test_models_without_all_answers_are_not_ranked(few):
 def test_files_are_written(done, tmp_path):
     plan, units = done
     written = report.write(plan, units, tmp_path, reference="Gaussian")
-    assert sorted(path.name for path in written) == ["differences.png", "examples.png", "levels.png", "reliability.png", "report.txt", "results.csv", "shapes.png", "summary.json"]
+    assert sorted(path.name for path in written) == ["differences.png", "examples.png", "levels.png", "reliability.png", "report.txt", "results.csv",
+                                                     "shapes.png", "summary.json"]
     assert all(path.stat().st_size > 200 for path in written)
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[0].startswith("model,occlusion,hidden,splits,accuracy,accuracy_se,log_score")
