@@ -15,13 +15,13 @@ from pyro_ar.changes.rank_normal import RankNormal
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.images import image_shape_of, random_parts, randomly_shifted
+from pyro_ar.inference.descent import descend
 
 __all__ = ["PatternNet"]
 
 MOST_HIDDEN = 0.95  # without images: shares of hidden cells in training are uniform from 0 to here
 ANSWERED = 512  # images at once
 FARTHEST = 1e6  # standardised cells beyond it, which single precision might not hold, count as there
-LEAST_CYCLE = 20  # steps: OneCycleLR divides by what a tenth of them is more than one
 
 
 class PatternNet(PartlySeenClassifier):
@@ -134,17 +134,14 @@ class PatternNet(PartlySeenClassifier):
             torch.manual_seed(seed)
             draws = Generator().manual_seed(seed)
             net = self._net(rows.shape[1])
-            optimiser = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=max(self.steps, LEAST_CYCLE), pct_start=0.1)
-            for _ in range(self.steps):
+
+            def loss(_: int) -> Tensor:
                 some = torch.randint(len(rows), (self.batch_size,), generator=draws)
                 seen = self._patterns(self.batch_size, rows.shape[1], draws)
                 shown = randomly_shifted(rows[some], self._images, self.shift, generator=draws) if self._images and self.shift else rows[some]
-                loss = nn.functional.cross_entropy(net(self._inputs(shown, seen)), index[some])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
+                return nn.functional.cross_entropy(net(self._inputs(shown, seen)), index[some])
+
+            descend(net.parameters(), loss, self.steps, lr=self.lr, weight_decay=self.weight_decay, one_cycle=True)
         return net.eval().requires_grad_(False)
 
     def _inputs(self, rows: Tensor, visible: Tensor) -> Tensor:

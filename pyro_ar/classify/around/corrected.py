@@ -23,6 +23,7 @@ from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.classify.mda.mixture_discriminant import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
 from pyro_ar.classify.rows_of_classes import require_rows
+from pyro_ar.inference.descent import descend
 
 __all__ = ["CorrectedClassifier"]
 
@@ -256,16 +257,13 @@ def _features(log_p: Tensor, log_q: Tensor, visible: Tensor) -> Tensor:
 
 def _learnt(log_prior: Tensor, log_p: Tensor, log_q: Tensor, visible: Tensor, index: Tensor, *, steps: int, seed: int) -> Weights:
     """The weights with the best log score on held-out rows."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = Weights(log_p.shape[1])
-        adam = torch.optim.AdamW(weights.parameters(), lr=LR, weight_decay=0.01)
-        decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
-        for _ in range(steps):
+
+        def loss(_: int) -> Tensor:
             some = torch.randint(len(index), (BATCH,))
-            loss = nn.functional.cross_entropy(log_prior + weights(log_p[some], log_q[some], visible[some]), index[some])
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            decay.step()
+            return nn.functional.cross_entropy(log_prior + weights(log_p[some], log_q[some], visible[some]), index[some])
+
+        descend(weights.parameters(), loss, steps, lr=LR)
     return weights.eval().requires_grad_(False)

@@ -17,6 +17,7 @@ from pyro_ar.classify.generative import GenerativeClassifier
 from pyro_ar.classify.mda.mixture_discriminant import MixtureDiscriminantAnalysis
 from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.elliptical import StudentT
+from pyro_ar.inference.descent import descend
 from pyro_ar.neural.mixture_chain import MixtureChain, MixtureChainNet
 from pyro_ar.neural.over_orders import OverOrders
 from pyro_ar.order import random_orders
@@ -161,22 +162,21 @@ def _train(net: MixtureChainNet, tables: Tensor, rows: Tensor, context: Tensor, 
     """Maximum likelihood of the correction on kept conditionals, in place."""
     context_or_none = context if net.context_dim else None
     rest = [p for name, p in net.named_parameters() if name != "table"]
-    adam = torch.optim.AdamW([{"params": [net.table], "lr": TABLE_LR, "weight_decay": 0.0}, {"params": rest, "lr": LR}], weight_decay=DECAY)
-    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
     history = []
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+
+    def loss(step: int) -> Tensor:
+        some = torch.randperm(len(rows), generator=generator)[:BATCH]
+        order = orders[step % len(orders)][some]
+        x = rows[some].gather(1, order)
+        log_q = tables[step % len(orders)][some]
+        seen = context_or_none[some] if context_or_none is not None else None
+        log_p = net.corrected(log_q, x, seen, order, dropout=DROPOUT).log_softmax(-1)
+        nats = -log_p.gather(-1, x.long().unsqueeze(-1)).sum((1, 2)).mean()
+        history.append(float(nats.detach()))
+        return nats + RIDGE * net.table.square().sum() / len(rows)
+
+    groups = [{"params": [net.table], "lr": TABLE_LR, "weight_decay": 0.0}, {"params": rest}]
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))  # of dropout
-        for step in range(steps):
-            some = torch.randperm(len(rows), generator=generator)[:BATCH]
-            order = orders[step % len(orders)][some]
-            x = rows[some].gather(1, order)
-            log_q = tables[step % len(orders)][some]
-            seen = context_or_none[some] if context_or_none is not None else None
-            log_p = net.corrected(log_q, x, seen, order, dropout=DROPOUT).log_softmax(-1)
-            nats = -log_p.gather(-1, x.long().unsqueeze(-1)).sum((1, 2)).mean()
-            adam.zero_grad()
-            (nats + RIDGE * net.table.square().sum() / len(rows)).backward()
-            adam.step()
-            decay.step()
-            history.append(float(nats.detach()))
+        descend(groups, loss, steps, lr=LR, weight_decay=DECAY)
     return history
