@@ -34,7 +34,17 @@ _MOVED = {
 }
 
 
+# Modules of 0.1, and where their names are now.
+_MOVED_MODULES = {
+    "annealing": "inference", "autoregressive": "neural", "bayesian": "inference", "divergence": "inference", "estimate": "inference",
+    "families": "neural", "mixture_chain": "neural", "nets": "neural", "plots_looking": "plots", "rank_normal": "changes", "training": "inference",
+    "transformed": "changes",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MOVED_MODULES:
+        raise AttributeError(f"{__name__}.{name} has moved: its names are in {__name__}.{_MOVED_MODULES[name]} now")
     for namespace, names in _MOVED.items():
         if name in names:
             raise AttributeError(f"{__name__}.{name} has moved: it is {__name__}.{namespace}.{name} now")

@@ -99,7 +99,7 @@ def test_namespaces_come_on_first_use():
     assert run("""
 import pyro_ar as par
 print(par.outputs.Bernoulli.__name__, par.visible.random.__name__, par.order.check_order.__name__, par.comparison.loo.__name__,
-      par.classify.reveal.__name__, par.data.digits.__name__, par.plots.curves.__name__, par.training.fit.__name__)
+      par.classify.reveal.__name__, par.data.digits.__name__, par.plots.curves.__name__, par.inference.fit.__name__)
 """).split() == ["Bernoulli", "random", "check_order", "loo", "reveal", "digits", "curves", "fit"]
 
 
@@ -141,3 +141,10 @@ def test_pickles_open_in_a_process_that_has_touched_nothing(tmp_path):
     path.write_bytes(pickle.dumps((classifier, par.ChowLiuTree.from_data(torch.tensor([[0, 0], [1, 1]])))))
     loaded = run(f"import pickle\nclassifier, tree = pickle.load(open({str(path)!r}, 'rb'))\nprint(*classifier.predict([[1, 1], [0, 0]]), type(tree).__name__)")
     assert loaded.split() == ["1", "0", "ChowLiuTree"]
+
+
+@pytest.mark.parametrize(("old", "new"), par._MOVED_MODULES.items())
+def test_moved_modules_say_where_they_went(old, new):
+    with pytest.raises(AttributeError, match=rf"pyro_ar\.{old} has moved: its names are in pyro_ar\.{new} now"):
+        getattr(par, old)
+    assert importlib.util.find_spec(f"pyro_ar.{new}")

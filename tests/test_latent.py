@@ -45,7 +45,7 @@ JOINTS = {
     "low rank student": lambda: par.LowRankStudentT(4.0, torch.randn(3), torch.randn(3, 1), torch.rand(3) + 0.1),
     "mixture": lambda: par.Mixture(torch.randn(2), gaussian(2)),
     "log-normal": lambda: par.Transformed(gaussian(), transforms.ExpTransform()),
-    "logit-normal, batch": lambda: par.Transformed(gaussian(2), par.transformed.logit(-1.0, 3.0)),
+    "logit-normal, batch": lambda: par.Transformed(gaussian(2), par.changes.logit(-1.0, 3.0)),
     "decreasing": lambda: par.Transformed(par.StudentT(5.0, torch.randn(3), matrix()), transforms.AffineTransform(1.0, torch.tensor([-2.0, 3.0, 0.5]))),
     "mixture of log-normals": lambda: par.Mixture(torch.randn(2), par.Transformed(gaussian(2), transforms.ExpTransform())),
     "chain": chain,

@@ -51,7 +51,7 @@ class NewtonModel:
         iterations: At most.
 
     Example:
-        >>> from pyro_ar.neural.family import FVSBN
+        >>> from pyro_ar.neural import FVSBN
         >>> NewtonModel(lambda: FVSBN(2)).fit(torch.tensor([[0., 0.], [1., 1.]] * 50)).batch_shape
         torch.Size([])
     """

@@ -137,7 +137,7 @@ class Bayesian:
         ValueError: A family with context, names that are no weights, or priors that are no scalar distributions over the reals.
 
     Example:
-        >>> from pyro_ar.neural.family import FVSBN
+        >>> from pyro_ar.neural import FVSBN
         >>> model = Bayesian(FVSBN(3), prior=2.0)
         >>> model.num_weights, sorted(model.sizes.items())
         (6, [('bias', 3), ('weight', 3)])

@@ -55,7 +55,7 @@ def estimate_log_marginal(joint: Autoregressive, x: Array, visible: Array, *, nu
         Fung, Chang (1990), *Weighing and integrating evidence for stochastic simulation in Bayesian networks*, UAI.
 
     Example:
-        >>> from pyro_ar.neural.family import FVSBN
+        >>> from pyro_ar.neural import FVSBN
         >>> answer = estimate_log_marginal(FVSBN(8)(), torch.zeros(8), torch.arange(8) >= 4, num_particles=100)
         >>> bool(answer.effective_sample_size > 50)
         True

@@ -42,6 +42,7 @@ class Family(nn.Module):
         ValueError: No net, or an order that is no permutation of the variables.
 
     Example:
+        >>> from pyro_ar.neural import FVSBN
         >>> family = FVSBN(event_shape=(2, 2), context_dim=3)
         >>> family(torch.eye(3)).batch_shape
         torch.Size([3])

@@ -34,6 +34,7 @@ class OverOrders(nn.Module):
         Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML, section 3.2 (EoNADE).
 
     Example:
+        >>> from pyro_ar.neural import OrderlessNADE
         >>> OverOrders(OrderlessNADE(event_shape=16, hidden=8), 4)().component_log_joint(torch.zeros(16)).shape
         torch.Size([4])
     """

@@ -37,6 +37,7 @@ class PerVariable(Output):
         ValueError: Not a sequence of outputs of single variables.
 
     Example:
+        >>> from pyro_ar.outputs import Bernoulli, Categorical, Normal
         >>> mixed = PerVariable([Bernoulli(), Normal(), Categorical(3)])
         >>> mixed.log_prob(torch.zeros(3, 2), torch.tensor([1.0, 0.0, 2.0]))  # log 1/2, standard normal, log 1/3
         tensor([-0.6931, -0.9199, -1.0986])

@@ -167,7 +167,7 @@ def test_an_inner_split_has_no_row_twice():
 
 def test_the_bars_choose_on_rows_held_out(monkeypatch):
     """The bandwidths of kernel density; what `Chosen` fits and judges is asserted where the bars are tested."""
-    from pyro_ar.experiments.occlusion.run import bars
+    from pyro_ar.experiments.occlusion import bars
 
     x, y = torch.randn(80, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), np.arange(80) % 2
     split = inner_split(y, 3, most=1000)

@@ -9,6 +9,7 @@ from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 
 from pyro_ar import plots
+from pyro_ar.plots import style
 
 
 def rendered(figure):
@@ -48,7 +49,7 @@ def test_curves_say_what_they_show(models):
 
 
 def test_series_are_told_apart_without_colour():
-    styles = [(s["marker"], s["linestyle"]) for s in plots._styles()[:20]]
+    styles = [(s["marker"], s["linestyle"]) for s in style.line_styles()[:20]]
     assert len(set(styles)) == 20
 
 
@@ -63,7 +64,7 @@ def test_a_lone_point_is_not_hidden_by_the_lines():
     lines = {"a": plots.Series([1.0, 2.0], [0.0, 0.0]), "b": plots.Series([1.0, nan], [0.1, nan]), "c": plots.Series([1.0, nan], [0.1, nan])}
     figure = plots.curves({"Accuracy (%)": lines}, [0, 50], x_label="x")
     rendered(figure)
-    places = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() in plots.MARKERS[:3]]
+    places = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() in style.MARKERS[:3]]
     assert len(set(places)) == 3
     assert all(-5 < place <= 0 for place in places)
     assert [handle.get_linestyle() for handle in figure.legends[0].legend_handles] == ["-", "None", "None"]
@@ -122,7 +123,7 @@ def test_bad_input():
 
 
 def test_no_global_state():
-    code = "import sys, pyro_ar.plots.curves; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, pyro_ar.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
