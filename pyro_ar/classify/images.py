@@ -80,7 +80,7 @@ def shifted(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def randomly_shifted(rows: Tensor, shape: Sequence[int], most: int, *, generator: Generator | None = None) -> Tensor:
     """Each image moved by a random whole number of pixels, up to `most` each way, the edge repeated, `(N, n)`."""
-    *depth, height, width = shape
+    height, width = shape[-2:]
     down, right = torch.randint(-most, most + 1, (2, len(rows), 1), generator=generator)
     ys = (torch.arange(height) + down).clamp(0, height - 1)
     xs = (torch.arange(width) + right).clamp(0, width - 1)

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from pyro_ar import data
-from pyro_ar.experiments import occlusion_pictures, report
+from pyro_ar.experiments import occlusion_pictures, occlusion_tables, report
 from pyro_ar.experiments.lineup import MODELS, fitting
 from pyro_ar.experiments.occlusion import run
 from pyro_ar.experiments.occlusion_tables import costs, used
@@ -117,9 +117,20 @@ def test_costs(done):
     _, units = done
     mine = [unit for unit in units if unit["model"] == "kernel density"]
     cost = costs(units, "kernel density")
-    assert cost.parameters == 100 * 64 + 10 + 64  # the reference rows, the shares of the classes, the scales of the columns
+    one = 100 * 64 + 10 + 64  # the reference rows, the shares of the classes, the scales of the columns
+    assert [unit["parameters"] for unit in mine] == [one * len({*zip(*unit["chosen"].values(), strict=True)}) for unit in mine]  # of all that answer
+    assert cost.parameters == np.mean([unit["parameters"] for unit in mine])
     assert cost.ms_per_row == pytest.approx(1000 * sum(unit["answer_seconds"] for unit in mine) / (200 * 3))
-    assert len(cost.chosen["bandwidth"]) == 2
+    assert len(cost.chosen["bandwidth"]) == len(cost.chosen["scale"]) == 2 * 5  # one per split and share
+    assert cost.chosen["bandwidth"][5:] == mine[1]["chosen"]["bandwidth"]
+
+
+def test_what_was_chosen_is_told_in_numbers_and_words():
+    units = [{"model": "a", "rows": 9, "parameters": 1, "fit_seconds": 1.0, "answer_seconds": 0.0, "cells": {}, "chosen": chosen}
+             for chosen in ({"C": [1.0, 10.0], "scale": ["common", "columns"], "T": 2.0}, {"C": [0.1, 1.0], "scale": ["common", "common"], "T": 2.0})]
+    cost = costs(units, "a")
+    assert cost.chosen == {"C": [1.0, 10.0, 0.1, 1.0], "T": [2.0, 2.0], "scale": ["common", "columns", "common", "common"]}
+    assert [occlusion_tables._range(values) for values in cost.chosen.values()] == ["0.1 to 10", "2", "columns or common"]
 
 
 def test_costs_of_a_model_that_was_never_fitted():
