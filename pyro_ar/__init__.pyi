@@ -20,6 +20,7 @@ from .families import FVSBN, MADE, NADE, Family, OrderlessNADE, OverOrders
 from .files import load, save
 from .imputing import impute
 from .joint import Given, Joint, Latent, Marginal
+from .latent import LatentTree
 from .mixture import Mixture
 from .mixture_chain import MixtureChain
 from .nets import AnyOrderNet, Net
@@ -30,7 +31,7 @@ from .transformed import Transformed
 
 __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
-    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LogisticRegression", "LowRankGaussian", "LowRankStudentT",
+    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian", "LowRankStudentT",
     "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders", "Posterior",
     "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
