@@ -17,6 +17,7 @@ from .files import load, save
 from .imputing import impute
 from .inference import Bayesian, Fit, Posterior, estimate_log_marginal, fit
 from .joint import Joint
+from .latent import LatentTree
 from .mixture import Mixture
 from .neural import FVSBN, MADE, NADE, AnyOrderNet, Autoregressive, Family, MixtureChain, Net, OrderlessNADE, OverOrders
 from .queries import Given, Latent, Marginal
@@ -24,9 +25,9 @@ from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovCh
 
 __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
-    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LogisticRegression", "LowRankGaussian", "LowRankStudentT",
-    "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders", "Posterior",
-    "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
+    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
+    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders",
+    "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 
 __version__: str

@@ -1,6 +1,7 @@
 """Importing changes no global state and loads no slow library; the top level holds few names, each where the stub says."""
 
 import ast
+import importlib.util
 import inspect
 import pickle
 import subprocess

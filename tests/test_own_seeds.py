@@ -21,7 +21,7 @@ from pyro_ar.experiments.compare.run import IncompleteTable
 from pyro_ar.experiments.compare.run import Plan as ComparePlan
 from pyro_ar.experiments.distances import NewtonModel, closest_family, distances, make_truth
 from pyro_ar.experiments.occlusion.bars import KernelDensity
-from pyro_ar.experiments.occlusion.inner import inner_split, some_rows
+from pyro_ar.experiments.occlusion.inner import Chosen, inner_split, some_rows
 from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.states import load_split
 from pyro_ar.inference.annealing import annealed_log_evidence
@@ -82,7 +82,7 @@ WORK = {
     "occlusion": occluded,
     "inner split": lambda seed: list(inner_split(CLASSES, 4, seed=seed)),
     "some rows": lambda seed: some_rows(CLASSES, 20, seed=seed),
-    "kernel density": lambda seed: answers(KernelDensity(max_rows=30, seed=seed)),
+    "settings": lambda seed: answers(Chosen(KernelDensity(), {"bandwidth": (0.1, 0.3)}, max_rows=30, seed=seed)),
     "net": lambda seed: answers(PatternNet(hidden=4, members=1, steps=2, batch_size=8, seed=seed)),
     "mixtures": lambda seed: answers(MixtureDiscriminantAnalysis(3, random_state=seed)),
     "corrected": lambda seed: answers(CorrectedClassifier(DiscriminantAnalysis(shrinkage=0.3), PatternNet(hidden=4, members=1, steps=2, batch_size=8),

@@ -14,7 +14,7 @@ from pyro_ar.budget import CACHE, at_once
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.generative import GenerativeClassifier
-from pyro_ar.elliptical.units import column_units
+from pyro_ar.elliptical.units import units_by
 from pyro_ar.joint import Joint
 
 __all__ = ["LogisticRegression"]
@@ -29,7 +29,8 @@ class LogisticRegression(PartlySeenClassifier):
     It has no p(x), so it can answer a partly seen row only after something has filled its hidden
     cells. `fill` says what; there is no default that guesses. m is the mean of each cell in training and s half its range
     (1 where it is constant), so that the penalty does not depend on the units of the cells, and
-    a nearly constant cell is not blown up. :math:`C D + C` parameters (softmax leaves :math:`D + 1` of
+    a nearly constant cell is not blown up; with `scale="common"` s is half the widest range, for all cells. :math:`C D + C` parameters (softmax leaves
+    :math:`D + 1` of
     them without effect on p(y | x); they are counted, as usual).
 
     The weights are scikit-learn's (`linear_model.LogisticRegression` on (x - m) / s, penalty
@@ -47,6 +48,7 @@ class LogisticRegression(PartlySeenClassifier):
             - a `GenerativeClassifier`, fitted afresh to the same training rows: the most likely completion under
               each class, averaged with p(y | x_visible). Over Gaussians that is E[x | x_visible].
         C: Inverse strength of the penalty.
+        scale: 'columns': each cell has a unit of its own; 'common': all share one, as pixels do.
         max_iter: Most iterations of the optimiser; where they do not suffice scikit-learn warns.
 
     Attributes:
@@ -72,9 +74,10 @@ class LogisticRegression(PartlySeenClassifier):
     scale_: Tensor
     regression_: linear_model.LogisticRegression | None
 
-    def __init__(self, fill: Any = None, *, C: float = 1.0, max_iter: int = 1000) -> None:
+    def __init__(self, fill: Any = None, *, C: float = 1.0, scale: str = "columns", max_iter: int = 1000) -> None:
         self.fill = fill
         self.C = C
+        self.scale = scale
         self.max_iter = max_iter
 
     def fit(self, X: Any, y: Any, visible: Any = None, sample_weight: Any = None) -> Self:
@@ -94,7 +97,7 @@ class LogisticRegression(PartlySeenClassifier):
         self.classes_ = np.unique(labels)
         self.fill_ = self._fit_fill(x, labels, seen, weights)
         rows = self._filled(x, seen).flatten(1).detach()
-        self.mean_, self.scale_ = means_of(rows, None, weights), column_units(rows)
+        self.mean_, self.scale_ = means_of(rows, None, weights), units_by(self.scale, rows)
         self.regression_, self.n_iter_ = None, np.zeros(1, dtype=int)
         if len(self.classes_) > 1:
             regression = linear_model.LogisticRegression(C=self.C, max_iter=self.max_iter)

@@ -68,20 +68,22 @@ def net_steps(net: Net) -> None:
 
 @torch.no_grad()
 def net_prefills(net: Net) -> None:
-    """Runs of known variables taken at once, at the start and between steps, leave the same state as steps do."""
+    """Runs of known variables taken at once, at the start, between steps and one after another, leave the same state as steps do."""
     net, x, known = _prepared(net)
     n, whole = net.num_variables, _chain(net, x, known)
     for first in range(n):
         for end in range(first + 1, n):
-            state, last = net.start(ROWS, **known), None
-            for i in range(first):
-                net.advance(state, last)
-                last = x[:, i]
-            run = x[:, first:end] if last is None else x[:, first - 1:end]
-            net.prefill(state, run)
-            for i in range(end, n):
-                raw = net.advance(state, None if i == end else x[:, i - 1])
-                _same(raw, whole[:, i], f"raw parameters of variable {i} after a prefill of variables {first} to {end - 1}")
+            for cut in {end, (first + end) // 2} - {first}:  # one run, and two
+                state, last = net.start(ROWS, **known), None
+                for i in range(first):
+                    net.advance(state, last)
+                    last = x[:, i]
+                net.prefill(state, x[:, first:cut] if last is None else x[:, first - 1:cut])
+                if cut < end:
+                    net.prefill(state, x[:, cut:end])
+                for i in range(end, n):
+                    raw = net.advance(state, None if i == end else x[:, i - 1])
+                    _same(raw, whole[:, i], f"raw parameters of variable {i} after a prefill of variables {first} to {end - 1}, in two where {cut} < {end},")
 
 
 @torch.no_grad()

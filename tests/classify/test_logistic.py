@@ -35,6 +35,17 @@ def test_all_seen_is_scikit_learn(rows, iris):
     assert classifier.method(np.ones(4, bool)).tolist() == ["all seen"]
 
 
+def test_a_common_unit_is_scikit_learn_on_rows_divided_by_one_number(iris):
+    X, y, _ = iris
+    X = X * [1.0, 1.0, 0.1, 1.0]
+    classifier = LogisticRegression(C=2.0, scale="common").fit(X, y)
+    oracle = linear_model.LogisticRegression(C=2.0, max_iter=1000).fit((X - X.mean(0)) / (np.ptp(X, axis=0).max() / 2), y)
+    np.testing.assert_allclose(classifier.predict_proba(X), oracle.predict_proba((X - X.mean(0)) / (np.ptp(X, axis=0).max() / 2)), atol=1e-9)
+    assert np.abs(classifier.predict_proba(X) - LogisticRegression(C=2.0).fit(X, y).predict_proba(X)).max() > 0.01
+    with pytest.raises(ValueError, match="scale must be one of 'columns', 'common'; got None"):
+        LogisticRegression(scale=None).fit(X, y)
+
+
 def test_units_do_not_matter(iris):
     X, y, _ = iris
     wanted = LogisticRegression().fit(X, y).predict_proba(X)

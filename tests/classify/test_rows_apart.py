@@ -22,8 +22,7 @@ from pyro_ar.classify.around import mixture_chain
 from pyro_ar.classify.mda import mixture_discriminant
 from pyro_ar.experiments.occlusion import inner
 from pyro_ar.experiments.occlusion import run as occlusion
-from pyro_ar.experiments.occlusion.bars import KernelDensity
-from pyro_ar.experiments.occlusion.inner import Tempered, inner_split
+from pyro_ar.experiments.occlusion.inner import Chosen, Tempered, inner_split
 from pyro_ar.experiments.occlusion.lineup import MODELS, Model
 from pyro_ar.experiments.occlusion.plan import Plan
 
@@ -165,32 +164,13 @@ def test_an_inner_split_has_no_row_twice():
         assert [list(part) for part in np.split(split.test, len(inner.SHARES))] == [split.test[:20].tolist()] * len(inner.SHARES)
 
 
-def test_the_bars_choose_on_rows_held_out(monkeypatch):
-    """The bandwidths of kernel density; what `Chosen` fits and judges is asserted where the bars are tested."""
-    from pyro_ar.experiments.occlusion import bars
-
-    x, y = torch.randn(80, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), np.arange(80) % 2
-    split = inner_split(y, 3, most=1000)
-
-    def numbers(rows):
-        """By their labels' order: columns may have been scaled, but rank orders of the first column stay."""
-        rank = np.argsort(np.argsort(np.asarray(rows)[:, 0]))
-        for candidate in (split.train, np.arange(80)):
-            if len(candidate) == len(rows) and (np.argsort(np.argsort(x[candidate, 0].numpy())) == rank).all():
-                return candidate
-        raise AssertionError("neither the inner training rows nor all rows")
-
-    kernels, squares = [], bars._squares
-
-    def recorded(rows, seen, centres):
-        assert (numbers(centres) == split.train).all()
-        np.testing.assert_array_equal(np.argsort(rows[:, 0].numpy()), np.argsort(x[split.test, 0].numpy()))
-        kernels.append(len(rows))
-        return squares(rows, seen, centres)
-
-    monkeypatch.setattr(bars, "_squares", recorded)
-    KernelDensity().fit(x, y)
-    assert kernels == [len(split.test)]
+@pytest.mark.parametrize("name", ["kernel density", "SVM (mean)", "logistic (mean)", "logistic (zero)"])
+def test_the_bars_choose_on_rows_held_out(name):
+    """What `Chosen` fits and judges is asserted where the bars are tested; none of them chooses in a way of its own."""
+    made = MODELS[name].make(data.digits())
+    chosen = made.classifier if isinstance(made, Tempered) else made
+    assert isinstance(chosen, Chosen)
+    assert set(chosen.settings) == set(chosen.classifier.get_params(deep=False)) - {"fill", "max_iter"}
 
 
 # Labels that are not known.

@@ -35,6 +35,18 @@ def rows():
     return X, y, weights, random.random(X.shape) < 0.75, random.permutation(int(weights.sum()))
 
 
+def test_weights_count_in_the_score(rows):
+    X, y, weights, visible, _ = rows
+    classifier = par.DiscriminantAnalysis(0.2).fit(X[:40], y[:40])
+    for seen in (None, visible):
+        right = classifier.predict(X, seen) == y
+        assert 0 < right.mean() < 1
+        assert classifier.score(X, y, visible=seen) == pytest.approx(right.mean())
+        weighted = classifier.score(X, y, weights, seen)
+        assert weighted == pytest.approx((weights * right).sum() / weights.sum())
+        assert weighted != pytest.approx(right.mean())
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("hidden", [False, True], ids=["whole", "hidden"])
 def test_integer_weights_are_repeated_rows_and_zero_is_removal(name, hidden, rows):

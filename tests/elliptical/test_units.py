@@ -11,7 +11,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from pyro_ar import DiscriminantAnalysis, GenerativeClassifier, MixtureDiscriminantAnalysis
 from pyro_ar.classify import SemiSupervised
 from pyro_ar.elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
-from pyro_ar.elliptical.units import column_units
+from pyro_ar.elliptical.units import column_units, units_by
 
 JOINTS = {"Gaussian": (Gaussian, {"em_steps": 4}), "Student-t": (StudentT, {"em_steps": 4}), "low-rank Gaussian": (LowRankGaussian, {"rank": 3, "em_steps": 4}),
           "low-rank Student-t": (LowRankStudentT, {"rank": 3, "df": 5.0, "em_steps": 4})}
@@ -40,6 +40,15 @@ def test_units_are_half_the_ranges_of_what_counts():
     weights = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 3.0, 0.0, 0.0]])
     assert column_units(torch.where(seen, x, 0), seen, weights).tolist() == [1.5, 1.0, 2.5]
     assert column_units(torch.tensor([[-3e38], [3e38]])).tolist() == [pytest.approx(3e38)]
+
+
+def test_one_unit_for_all_columns_is_half_the_widest_range():
+    x = torch.tensor([[1e-3, 5.0, 0.2], [4e-3, 5.0, 0.1], [2e-3, 5.0, 0.4]])
+    assert units_by("common", x).tolist() == pytest.approx([0.15, 0.15, 0.15])  # the constant column has no say
+    assert units_by("columns", x).tolist() == pytest.approx([1.5e-3, 1.0, 0.15])
+    assert units_by("common", x[:, 1:2]).tolist() == [1.0]
+    with pytest.raises(ValueError, match="scale must be one of 'columns', 'common'; got 'rows'"):
+        units_by("rows", x)
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["complete", "hidden"])

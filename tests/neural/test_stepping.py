@@ -183,6 +183,16 @@ class PrefillsWrong(Recent):
         super().prefill(state, values if values.shape[-1] == 1 else values.flip(-1))
 
 
+class ForgetsTheRun(Recent):
+    """A second run of known variables takes its first for done."""
+
+    def prefill(self, state, values):
+        if state.get("run"):
+            values = torch.cat((torch.zeros_like(values[:, :1]), values[:, 1:]), 1)
+        state["run"] = True
+        super().prefill(state, values)
+
+
 class TakesViews(Recent):
     def advance(self, state, value):
         if value is not None:
@@ -218,7 +228,7 @@ class KnowsWrong(Counting):
 
 @pytest.mark.parametrize(("broken", "check"), [
     (Peeks, "net_is_causal"), (ReadsTheEnd, "net_stops_early"), (MixesRows, "net_rows_are_apart"), (Drops, "net_is_repeatable"),
-    (StepsWrong, "net_steps"), (PrefillsWrong, "net_prefills"), (TakesViews, "net_takes_rows"), (Remembers, "net_reloads"),
+    (StepsWrong, "net_steps"), (PrefillsWrong, "net_prefills"), (ForgetsTheRun, "net_prefills"), (TakesViews, "net_takes_rows"), (Remembers, "net_reloads"),
     (NoRule, "net_draws_weights"), (KnowsWrong, "net_sees_known_variables")])
 def test_the_kit_finds_what_is_broken(broken, check) -> None:
     found = next(c for c in NET_CHECKS if c.__name__ == check)

@@ -222,6 +222,25 @@ def test_a_constant_is_certain():
     assert output.encode(torch.zeros(4)).shape == (4, 0)
 
 
+def test_kinds_that_alternate_keep_their_places():
+    """Two of a kind are asked together; places 0, 3, 1, 4, 2 are no permutation that is its own inverse."""
+    torch.manual_seed(0)
+    kinds = [Bernoulli(), Normal(0.1), Categorical(3), Bernoulli(), Normal(0.1)]
+    output = PerVariable(kinds)
+    x = torch.tensor([1.0, 0.3, 2.0, 0.0, -0.7]).expand(6, 5)
+    raw = 40 * torch.randn(6, 5, output.raw).sign()  # a coin or a die is certain, but for ties
+    raw[:, [1, 4]] /= 20
+    found, features, drawn = output.log_prob(raw, x), output.encode(x), output.sample(raw)
+    for i, kind in enumerate(kinds):
+        torch.testing.assert_close(found[:, i], kind.log_prob(raw[:, i, :kind.raw], x[:, i]))
+        own = kind.encode(x[:, i])
+        torch.testing.assert_close(features[:, i, :own.shape[-1]], own)
+        assert bool((features[:, i, own.shape[-1]:] == 0).all())
+        assert bool(kind.support.check(drawn[:, i]).all())
+    torch.testing.assert_close(drawn[:, [0, 3]], (raw[:, [0, 3], 0] > 0).float())
+    assert not bool((drawn[:, [1, 4]] == drawn[:, [1, 4]].round()).any())
+
+
 def test_pieces_of_a_mixed_output_agree():
     """A tensor of variables, one variable, and all of them in turn."""
     torch.manual_seed(0)

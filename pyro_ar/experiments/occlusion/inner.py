@@ -1,12 +1,13 @@
-r"""Settings and temperatures by inner validation: a quarter of the training rows, under five shares of hidden cells.
+r"""Settings and temperatures by inner validation: quarters of the training rows, under five shares of hidden cells.
 
 All bars and the tempered classifiers choose in this way and in no other, so that no test row has a say: settings by accuracy, temperatures by
 the log score.
 """
 
+import itertools
 import math
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,9 +22,10 @@ from pyro_ar.classify import TemperatureScaled
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.rows_of_classes import require_rows
 
-__all__ = ["SHARES", "Chosen", "Inner", "Tempered", "inner_split", "some_rows"]
+__all__ = ["SHARES", "Chosen", "Inner", "Tempered", "inner_split", "inner_splits", "some_rows"]
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
+MOST_SPLITS = 10
 
 
 class Inner(NamedTuple):
@@ -31,7 +33,7 @@ class Inner(NamedTuple):
 
     Attributes:
         train: Positions of the rows to fit.
-        test: Positions of the rows to judge by: each one `len(SHARES)` times.
+        test: Positions of the rows to judge by, all of them under the first share, then all under the next.
         visible: `(len(test), n)`, what is visible of them.
     """
 
@@ -46,12 +48,22 @@ def inner_split(labels: np.ndarray, cells: int, *, seed: int = 0, most: int | No
     Raises:
         ValueError: A class has one row only.
     """
+    return next(inner_splits(labels, cells, seed=seed, most=most))
+
+
+def inner_splits(labels: np.ndarray, cells: int, *, seed: int = 0, most: int | None = None) -> Iterator[Inner]:
+    """Stratified quarters of the rows, one or as many (`MOST_SPLITS` at most) as `most` rows make: few rows judge badly.
+
+    Raises:
+        ValueError: A class has one row only.
+    """
     require_rows(labels, 2, "an inner split wants")
-    size = len(labels) / 4
-    train, test = next(StratifiedShuffleSplit(1, test_size=math.ceil(min(size, most or size)), random_state=seed).split(labels, labels))
+    size = math.ceil(min(len(labels) / 4, most or len(labels)))
+    times = min(MOST_SPLITS, max(1, (most or 0) // size))
     generator = Generator().manual_seed(seed)
-    seen = torch.cat([patterns.random(cells, share, len(test), generator=generator) for share in SHARES])
-    return Inner(train, np.tile(test, len(SHARES)), seen)
+    for train, test in StratifiedShuffleSplit(times, test_size=size, random_state=seed).split(labels, labels):
+        seen = torch.cat([patterns.random(cells, share, len(test), generator=generator) for share in SHARES])
+        yield Inner(train, np.tile(test, len(SHARES)), seen)
 
 
 def some_rows(labels: np.ndarray, most: int | None, *, seed: int = 0) -> np.ndarray:
@@ -64,64 +76,79 @@ def some_rows(labels: np.ndarray, most: int | None, *, seed: int = 0) -> np.ndar
 
 
 class Chosen(PartlySeenClassifier):
-    r"""A classifier with one setting chosen inside its own training rows: by accuracy on an inner split, over `SHARES` of hidden cells.
+    r"""A classifier whose settings are chosen inside its own training rows, by accuracy, for each of `SHARES` of hidden cells by itself.
+
+    What is best where nothing is hidden may be poor where much is: cells that are filled want a stronger penalty. With one setting for all shares
+    the classifier would be starved at one or the other. A row is answered by the settings of the share that is nearest to its own.
 
     Args:
         classifier: Not fitted; it stays as it is.
-        name: Of the setting.
-        values: To choose from; the first of equals.
-        most: Rows at most that judge.
+        settings: Their names, and the values to choose from. All combinations are tried; of equals at a share that which is best over all shares
+            is taken, then the first.
+        most: Rows at most that judge, over several inner splits where there are few.
         max_rows: Rows at most that are fitted, a stratified draw; None: all.
         seed: Of the draw and the inner split.
 
     Attributes:
-        classifier_: A copy with the best setting, fitted to all rows (or `max_rows` of them).
-        chosen_: The setting.
+        classifiers_: For each share a copy with its settings, fitted to all rows (or `max_rows` of them); equal settings share one.
+        chosen_: For each setting the values, one per share.
 
     Raises:
         ValueError: Bad rows, or a class with one row only.
     """
 
-    classifier_: PartlySeenClassifier
-    chosen_: dict[str, float]
+    classifiers_: list[Any]
+    chosen_: dict[str, list[Any]]
 
-    def __init__(self, classifier: PartlySeenClassifier, name: str, values: Sequence[float], *, most: int | None = 1000,
+    def __init__(self, classifier: PartlySeenClassifier, settings: Mapping[str, Sequence[Any]], *, most: int | None = 1000,
                  max_rows: int | None = None, seed: int = 0) -> None:
         self.classifier = classifier
-        self.name = name
-        self.values = values
+        self.settings = settings
         self.most = most
         self.max_rows = max_rows
         self.seed = seed
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
-        """Choose the setting on an inner split, then fit to all rows."""
+        """Choose the settings on inner splits, then fit to all rows."""
         x, seen, labels = self._read_training(X, y, visible)
+        self.classes_ = np.unique(labels)
         kept = some_rows(labels, self.max_rows, seed=self.seed)
         shown = None if seen is None else seen.expand(x.shape).flatten(1)[kept]
         x, labels = x.flatten(1)[kept], labels[kept]
-        inner = inner_split(labels, self.n_features_in_, seed=self.seed, most=self.most)
-        right = []
-        for value in self.values:
-            trial = self._copy(value).fit(x[inner.train], labels[inner.train], *(() if shown is None else (shown[inner.train],)))
-            judged = inner.visible if shown is None else inner.visible & shown[inner.test]
-            right.append(trial.score(x[inner.test], labels[inner.test], visible=judged))
-        self.chosen_ = {self.name: self.values[int(np.argmax(right))]}
-        self.classifier_ = self._copy(self.chosen_[self.name]).fit(x, labels, *(() if shown is None else (shown,)))
-        self.classes_ = self.classifier_.classes_
+        trials = [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*self.settings.values())]
+        splits = list(inner_splits(labels, self.n_features_in_, seed=self.seed, most=self.most))
+        right = np.array([sum(self._right(trial, inner, x, labels, shown) for inner in splits) for trial in trials])
+        total = right.sum(1)
+        best = [int(np.lexsort((np.arange(len(trials)), -total, -column))[0]) for column in right.T]
+        self.chosen_ = {name: [trials[i][name] for i in best] for name in self.settings}
+        fitted = {i: self._fitted(trials[i], x, labels, shown) for i in sorted(set(best))}
+        self.classifiers_ = [fitted[i] for i in best]
         return self
 
-    def _copy(self, value: float) -> Any:
-        return clone(self.classifier).set_params(**{self.name: value})
+    def _fitted(self, trial: Mapping[str, Any], x: Tensor, labels: np.ndarray, shown: Tensor | None) -> Any:
+        return clone(self.classifier).set_params(**trial).fit(x, labels, *(() if shown is None else (shown,)))
+
+    def _right(self, trial: Mapping[str, Any], inner: Inner, x: Tensor, labels: np.ndarray, shown: Tensor | None) -> np.ndarray:
+        """How many of the inner test rows it gets right under each share."""
+        fitted = self._fitted(trial, x[inner.train], labels[inner.train], None if shown is None else shown[inner.train])
+        judged = inner.visible if shown is None else inner.visible & shown[inner.test]
+        return (fitted.predict(x[inner.test], judged) == labels[inner.test]).reshape(len(SHARES), -1).sum(1)
 
     @property
     def num_parameters(self) -> int:
-        """Those of the classifier; the setting is not one of them."""
-        classifier: Any = self.classifier_
-        return classifier.num_parameters
+        """Those of all its classifiers; the settings are none."""
+        return sum({id(one): int(one.num_parameters) for one in self.classifiers_}.values())
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self.classifier_._log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))
+        x = x.flatten(1)
+        seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible.flatten(1).expand(x.shape)
+        gaps = (1 - seen.double().mean(1, keepdim=True) - torch.tensor(SHARES, dtype=torch.float64)).abs()
+        nearest = gaps.numpy().argmin(1)  # the smaller share of equals
+        answers = x.new_empty(len(x), len(self.classes_))
+        for share in np.unique(nearest):
+            rows = torch.from_numpy(nearest == share)
+            answers[rows] = self.classifiers_[share]._log_posterior(x[rows], seen[rows]).to(answers)
+        return answers
 
 
 class Tempered(PartlySeenClassifier):
@@ -137,14 +164,14 @@ class Tempered(PartlySeenClassifier):
 
     Attributes:
         scaled_: The fitted `TemperatureScaled`.
-        chosen_: The temperature.
+        chosen_: The temperature, beside what the classifier has chosen.
 
     Raises:
         ValueError: Bad rows, or a class with one row only.
     """
 
     scaled_: TemperatureScaled
-    chosen_: dict[str, float]
+    chosen_: dict[str, Any]
 
     def __init__(self, classifier: PartlySeenClassifier, most: int | None = 1000, seed: int = 0) -> None:
         self.classifier = classifier

@@ -25,6 +25,7 @@ from pyro_ar.classify import (
 )
 from pyro_ar.data import Dataset
 from pyro_ar.elliptical import LowRankGaussian
+from pyro_ar.elliptical.units import SCALES
 from pyro_ar.experiments.occlusion.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.occlusion.filled import MeanFilled
 from pyro_ar.experiments.occlusion.inner import Chosen, Tempered
@@ -42,7 +43,10 @@ MANY = 400  # cells: the answers of nets take many milliseconds per row
 MAX_STEPS = 2000  # of training of a net: what bounds the time on large data
 RANK = 40  # of the Gaussian of large data
 MOST_LEVELS, MOST_DENSE = 64, 150  # of a chain over levels: its tables and matrices grow with them
-PENALTIES = (0.1, 1.0, 10.0, 100.0)  # C of support vectors and logistic regression
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # C of logistic regression
+BANDWIDTHS = (1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16, 4 / 16, 6 / 16)  # of the range of each cell
+KERNELS = {"C": (0.01, 0.1, 1.0, 10.0, 100.0), "gamma": (0.5, 1.0, 2.0), "scale": SCALES}  # of support vectors
+FEW_KERNELS = {"C": (1.0, 10.0), "gamma": (1.0, 2.0), "scale": SCALES}  # where a fit takes many seconds
 SUBSAMPLE = 5000  # training rows of the bars whose cost grows with their square
 
 
@@ -208,18 +212,18 @@ def _needs_few_levels(data: Dataset) -> str:
 # Bars.
 
 
-def _density(data: Dataset) -> KernelDensity:
-    return KernelDensity(max_rows=SUBSAMPLE if is_large(data) else None)
+def _density(data: Dataset) -> Chosen:
+    return Chosen(KernelDensity(), {"bandwidth": BANDWIDTHS, "scale": SCALES}, max_rows=SUBSAMPLE if is_large(data) else None)
 
 
 def _machine(data: Dataset) -> Tempered:
-    return Tempered(Chosen(SupportVectors(), "C", PENALTIES, max_rows=SUBSAMPLE if is_large(data) else None))
+    return Tempered(Chosen(SupportVectors(), FEW_KERNELS if is_large(data) else KERNELS, max_rows=SUBSAMPLE if is_large(data) else None))
 
 
 def _logistic(fill: str) -> Callable[[Dataset], Chosen]:
     """Of large data only the fit to all rows is large."""
     def make(data: Dataset) -> Chosen:
-        return Chosen(LogisticRegression(fill=fill), "C", PENALTIES)
+        return Chosen(LogisticRegression(fill=fill), {"C": PENALTIES, "scale": SCALES})
 
     return make
 

@@ -44,13 +44,13 @@ class Cost(NamedTuple):
         parameters: Free parameters, or stored numbers where that is what the model has; None: never fitted.
         fit_seconds: Mean CPU seconds of a fit.
         ms_per_row: Mean CPU milliseconds of an answer, over all occlusions that it answers.
-        chosen: Settings chosen on inner rows, one per split.
+        chosen: Settings chosen on inner rows, one per split, or one per split and share of hidden cells.
     """
 
     parameters: int | None
     fit_seconds: float
     ms_per_row: float
-    chosen: dict[str, list[float]]
+    chosen: dict[str, list[Any]]
 
 
 def costs(units: Units, model: str) -> Cost:
@@ -58,8 +58,9 @@ def costs(units: Units, model: str) -> Cost:
     mine = [unit for unit in units if unit["model"] == model]
     fitted = [unit for unit in mine if unit["parameters"] is not None]
     answered = sum(unit["rows"] * sum("reason" not in cell for cell in unit["cells"].values()) for unit in fitted)
-    chosen = {name: [unit["chosen"][name] for unit in fitted if name in unit.get("chosen", {})]
-              for name in {name for unit in fitted for name in unit.get("chosen", {})}}
+    chosen: dict[str, list[Any]] = {}
+    for name, value in (item for unit in fitted for item in unit.get("chosen", {}).items()):
+        chosen.setdefault(name, []).extend(value if isinstance(value, list) else [value])
     return Cost(
         round(float(np.mean([unit["parameters"] for unit in fitted]))) if fitted else None,
         float(np.mean([unit["fit_seconds"] for unit in mine])),
@@ -150,7 +151,9 @@ def _cost_table(units: Units, models: Sequence[str]) -> Table:
     return table
 
 
-def _range(values: Sequence[float]) -> str:
+def _range(values: Sequence[Any]) -> str:
+    if isinstance(values[0], str):
+        return " or ".join(sorted(set(values)))
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low} to {high}"
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from matplotlib.text import Text
+from pyro_ar.plots.curves.style import Series
 from rich.console import Console
 
 from pyro_ar import data
 from pyro_ar.experiments.occlusion import pictures as occlusion_pictures
 from pyro_ar.experiments.occlusion import report
+from pyro_ar.experiments.occlusion import tables as occlusion_tables
 from pyro_ar.experiments.occlusion.lineup import MODELS, fitting
 from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.occlusion.run import run
@@ -20,7 +22,6 @@ from pyro_ar.experiments.occlusion.scoring import differences, overall, resample
 from pyro_ar.experiments.occlusion.shown import completed, examples
 from pyro_ar.experiments.occlusion.tables import costs, used
 from pyro_ar.experiments.store import Results
-from pyro_ar.plots.style import Series
 
 SMALL = {"seeds": (1,), "folds": 2, "models": ("independent", "Gaussian", "kernel density"), "occlusions": ("random-0", "random-50", "left")}
 
@@ -118,9 +119,20 @@ def test_costs(done):
     _, units = done
     mine = [unit for unit in units if unit["model"] == "kernel density"]
     cost = costs(units, "kernel density")
-    assert cost.parameters == 100 * 64 + 10 + 64  # the reference rows, the shares of the classes, the scales of the columns
+    one = 100 * 64 + 10 + 64  # the reference rows, the shares of the classes, the scales of the columns
+    assert [unit["parameters"] for unit in mine] == [one * len({*zip(*unit["chosen"].values(), strict=True)}) for unit in mine]  # of all that answer
+    assert cost.parameters == np.mean([unit["parameters"] for unit in mine])
     assert cost.ms_per_row == pytest.approx(1000 * sum(unit["answer_seconds"] for unit in mine) / (200 * 3))
-    assert len(cost.chosen["bandwidth"]) == 2
+    assert len(cost.chosen["bandwidth"]) == len(cost.chosen["scale"]) == 2 * 5  # one per split and share
+    assert cost.chosen["bandwidth"][5:] == mine[1]["chosen"]["bandwidth"]
+
+
+def test_what_was_chosen_is_told_in_numbers_and_words():
+    units = [{"model": "a", "rows": 9, "parameters": 1, "fit_seconds": 1.0, "answer_seconds": 0.0, "cells": {}, "chosen": chosen}
+             for chosen in ({"C": [1.0, 10.0], "scale": ["common", "columns"], "T": 2.0}, {"C": [0.1, 1.0], "scale": ["common", "common"], "T": 2.0})]
+    cost = costs(units, "a")
+    assert cost.chosen == {"C": [1.0, 10.0, 0.1, 1.0], "T": [2.0, 2.0], "scale": ["common", "columns", "common", "common"]}
+    assert [occlusion_tables._range(values) for values in cost.chosen.values()] == ["0.1 to 10", "2", "columns or common"]
 
 
 def test_costs_of_a_model_that_was_never_fitted():
