@@ -11,10 +11,9 @@ from typing import Any
 
 import lazy_loader
 
-from pyro_ar.inference import divergence  # noqa: F401  registers torch's `kl_divergence` of any two joints
-
 __version__ = "0.1.0"
 
+importlib.import_module("pyro_ar.inference.divergence")  # registers torch's `kl_divergence` of any two joints
 _load, _, _names = lazy_loader.attach_stub(__name__, __file__)
 _modules = {module.name for module in pkgutil.iter_modules(__path__)}
 __all__ = [name for name in _names if name not in _modules]

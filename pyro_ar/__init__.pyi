@@ -26,8 +26,8 @@ from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovCh
 __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
     "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
-    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders",
-    "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
+    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE",
+    "OverOrders", "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 
 __version__: str

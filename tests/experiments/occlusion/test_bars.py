@@ -22,7 +22,7 @@ from pyro_ar.classify import (
     TemperatureScaled,
 )
 from pyro_ar.classify.base import PartlySeenClassifier
-from pyro_ar.experiments.occlusion import bars, inner
+from pyro_ar.experiments.occlusion import inner
 from pyro_ar.experiments.occlusion.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.occlusion.inner import Chosen, Tempered, inner_split, some_rows
 from pyro_ar.experiments.occlusion.lineup import MODELS
@@ -96,7 +96,7 @@ def test_kernel_density_does_not_read_hidden_cells_and_knows_its_prior(digits):
 def test_kernel_density_in_pieces(digits, monkeypatch):
     x, y, test, _, seen = digits
     whole = KernelDensity().fit(x, y)
-    monkeypatch.setattr(bars, "WORK", 400 * 7)
+    monkeypatch.setattr("pyro_ar.budget.TURN", 400 * 7)
     parts = KernelDensity().fit(x, y)
     assert parts.predict_log_proba(test, seen) == pytest.approx(whole.predict_log_proba(test, seen))
     assert parts.predict_log_proba(test, seen[:1]) == pytest.approx(whole.predict_log_proba(test, seen[:1]))

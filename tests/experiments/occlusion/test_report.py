@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from matplotlib.text import Text
-from pyro_ar.plots.curves.style import Series
 from rich.console import Console
 
 from pyro_ar import data
@@ -22,6 +21,7 @@ from pyro_ar.experiments.occlusion.scoring import differences, overall, resample
 from pyro_ar.experiments.occlusion.shown import completed, examples
 from pyro_ar.experiments.occlusion.tables import costs, used
 from pyro_ar.experiments.store import Results
+from pyro_ar.plots.style import Series
 
 SMALL = {"seeds": (1,), "folds": 2, "models": ("independent", "Gaussian", "kernel density"), "occlusions": ("random-0", "random-50", "left")}
 
