@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyro.distributions import Categorical, constraints
-from torch import Size, Tensor
+from torch import Generator, Size, Tensor
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import counted, require, require_exact_states
@@ -116,6 +116,59 @@ class LatentTree(Joint):
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "LatentTree":
         return type(self)(tensors["root_logits"], tensors.get("transition_logits"), tensors["emission"], self.output,
                           parents=self._tree.parents, nodes=self._tree.nodes, validate_args=self._validate_args)
+
+    @classmethod
+    def from_data(cls, x: Array, visible: Array | None = None, *, num_hidden: int = 16, structure: Any = "chow-liu", nodes: Any = None,
+                  output: Output | None = None, num_states: int | Sequence[int] | None = None, sample_weight: Array | None = None,
+                  held_out: Any = None, smoothing: float = 0.1, epochs: int = 60, batch_size: int | None = 1000, restarts: int = 1, patience: int = 8,
+                  start: "LatentTree | None" = None, prior: "LatentTree | None" = None, generator: Generator | None = None,
+                  progress: bool = False) -> "LatentTree":
+        r"""EM: hidden states and hidden cells are summed out exactly.
+
+        By minibatches a step replaces a share of the running counts, which falls from 1/2 to 1/50 over the epochs; with
+        `batch_size=None` each step takes all rows, and none lowers the log-likelihood of the visible cells plus that of the rows made up. The maximum is a
+        local one. Cells must be hidden at random (given what is visible).
+
+        Categorical, binary and normal columns have closed forms; other outputs take a few steps of gradient ascent, none of which lowers the score.
+
+        Args:
+            x: `(N, n)`; a tensor, an array or a data frame.
+            visible: bool, broadcastable to `x`; True = seen. None: NaN hides a cell.
+            num_hidden: K.
+            structure: 'chow-liu': one hidden variable for each column, on the tree of largest mutual information between the columns (real
+                columns in eighths), rooted at its centre; 'chain': the hidden Markov model; 'star': one for all columns, a mixture; or
+                the parents of the hidden variables, as in the constructor.
+            nodes: As in the constructor, with parents of your own.
+            output: Of `par.outputs`; None: the columns hold states.
+            num_states: For all columns or for each, where there is no `output`; by default the largest state seen plus one.
+            sample_weight: `(N)`, 0 or more: a row of weight 2 is two equal rows, beside a `smoothing` that stays as it is; one of weight 0 is no row.
+            held_out: Rows to judge by, whose hidden cells are NaN, or a share of `x` to be put aside, a float: after each epoch they are scored, and
+                the best epoch is kept. None: the last.
+            smoothing: Rows made up for each distribution: of even shares for hidden states, of the column's own frequencies for emissions.
+            epochs: Most passes over the rows.
+            batch_size: Rows per step; None: all.
+            restarts: Starts at random; the best by held-out nats, else by those of the rows, is kept.
+            patience: Epochs without a better held-out score before it stops.
+            start: Where to start, with its structure and output; None: at random.
+            prior: The joint that the rows made up come from, with its structure and output; EM starts there too unless `start` says otherwise.
+            generator: Source of all randomness; the global one by default.
+            progress: Show a bar.
+
+        Raises:
+            ValueError: `x` is no rows, values outside the support, or arguments that do not fit them.
+
+        Example:
+            >>> x = torch.tensor([[0, 0, 0, 1], [1, 1, 1, 0]]).repeat(50, 1)
+            >>> fitted = LatentTree.from_data(x, num_hidden=2, structure="star", smoothing=0.0, generator=torch.Generator().manual_seed(0))
+            >>> fitted.log_prob(x[:2]).exp().round(decimals=2)
+            tensor([0.5000, 0.5000])
+        """
+        from pyro_ar.latent.learning import Schedule, fit_tree
+
+        schedule = Schedule(epochs, batch_size, patience, progress, generator)
+        return fit_tree(x, visible, num_hidden=num_hidden, structure=structure, nodes=nodes, output=output, num_states=num_states,
+                        sample_weight=sample_weight, held_out=held_out, smoothing=smoothing, restarts=restarts, start=start, prior=prior,
+                        schedule=schedule)
 
     # What it is.
 

@@ -18,7 +18,7 @@ from pyro_ar.tables.bayes_net import BayesNet
 from pyro_ar.tables.counts import Block, block_counts, check_data, check_weights, concentration_of, log_evidence_of
 from pyro_ar.visible import training_rows
 
-__all__ = ["ChowLiuTree"]
+__all__ = ["ChowLiuTree", "best_tree"]
 
 
 
@@ -60,7 +60,7 @@ class ChowLiuTree(BayesNet):
         check_weights(weights, len(x))
         parents = structure.get("parents")
         if parents is None:
-            parents = _best_tree(states, sizes, weights, seen)
+            parents = best_tree(states, sizes, weights, seen)
         return super().from_data(x, pseudocount=pseudocount, num_states=sizes, weights=weights, visible=seen, em_steps=em_steps,
                                  parents=parents)
 
@@ -71,7 +71,7 @@ class ChowLiuTree(BayesNet):
         states, sizes = check_data(x, num_states)
         parents = structure.get("parents")
         return super().posterior(x, concentration=concentration, equivalent_sample_size=equivalent_sample_size,
-                                 num_states=sizes, parents=parents or _best_tree(states, sizes, None))
+                                 num_states=sizes, parents=parents or best_tree(states, sizes, None))
 
     @classmethod
     def log_evidence(cls, x: Array, *, concentration: float | None = None, equivalent_sample_size: float | None = None,
@@ -164,7 +164,7 @@ def log_spanning_trees(edge: Tensor) -> Tensor:
     return total
 
 
-def _best_tree(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None,
+def best_tree(states: Tensor, sizes: tuple[int, ...], weights: Tensor | None,
                visible: Tensor | None = None) -> list[tuple[int, ...]]:
     """Prim's algorithm on the (summed) mutual informations, rooted at variable 0; ties to the lowest number."""
     information = _mutual_information(states, sizes, weights, visible)
