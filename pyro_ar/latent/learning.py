@@ -3,7 +3,8 @@ r"""Expectation-maximisation for latent trees, by minibatches or in full, of one
 Each step replaces a share of the running expected counts by those of the batch; the share falls in equal steps over the epochs. A batch of all rows has
 share 1, which is EM itself: no step lowers the log-likelihood of the visible cells plus that of the rows that are made up.
 
-Dempster, Laird, Rubin (1977), JRSS B 39; by minibatches: Cappe, Moulines (2009), *On-line expectation-maximization algorithm for latent data models*, JRSS B 71.
+Dempster, Laird, Rubin (1977), JRSS B 39; by minibatches: Cappe, Moulines (2009), *On-line expectation-maximization algorithm for latent data models*, JRSS
+B 71.
 """
 
 import copy
@@ -45,7 +46,8 @@ class Schedule:
 
     def __init__(self, epochs: int, batch_size: int | None, patience: int, progress: bool, generator: Generator | None) -> None:
         for name, value in (("epochs", epochs), ("patience", patience), ("batch_size", 1 if batch_size is None else batch_size)):
-            require(isinstance(value, int) and value >= (0 if name == "epochs" else 1), f"{name} must be a whole number, {int(name != 'epochs')} or more", value)
+            require(isinstance(value, int) and value >= (0 if name == "epochs" else 1),
+                    f"{name} must be a whole number, {int(name != 'epochs')} or more", value)
         self.epochs, self.batch_size, self.patience = epochs, batch_size, patience
         self.progress, self.generator = progress, generator
 

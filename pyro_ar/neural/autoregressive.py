@@ -10,7 +10,7 @@ import itertools
 import math
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,26 +152,35 @@ class Autoregressive(Joint):
         new._batch_shape = torch.broadcast_shapes(new._own_batch_shape, self._batch_shape)
         return new
 
+    def answering(self, visible: Tensor) -> "Autoregressive":
+        """The chain that answers this pattern: itself, or of an any-order net the one with the visible variables first."""
+        return self._answering(visible)
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether weights have extra left dimensions."""
+        return any(self._tensors[name].ndim > p.ndim for name, p in self.net.named_parameters())
+
     # The chain: values in, conditionals out.
 
-    def _in_chain(self, x: Tensor) -> Tensor:
+    def to_chain(self, x: Tensor) -> Tensor:
         """From `(*L, *event)` to `(*L, n)` in chain order."""
         return _permute(x.flatten(x.ndim - len(self.event_shape)), self._given_order)
 
-    def _from_chain(self, x: Tensor) -> Tensor:
+    def from_chain(self, x: Tensor) -> Tensor:
         places = None if self._given_order is None else inverse(self._given_order)
         return _permute(x, places).unflatten(-1, self.event_shape)
 
-    def _over_draws(self, function: Callable[[nn.Module, dict[str, Tensor]], Tensor], values: dict[str, Tensor | None],
+    def over_draws(self, function: Callable[[nn.Module, dict[str, Tensor]], Tensor], values: dict[str, Tensor | None],
                     *, map_all: bool = False) -> Tensor:
         weights = {name: t for name, t in self._tensors.items() if name != "context"}
         present = {name: t for name, t in values.items() if t is not None}
         return over_draws(self.net, weights, present, function, self._buffers, map_all=map_all)
 
-    def _chain(self, x: Tensor) -> Tensor:
+    def conditionals_in_chain(self, x: Tensor) -> Tensor:
         """Log p(x_i | x_<i) for `x` `(*L, m)`, the first m variables, both in chain order; `L` may lack batch dimensions."""
         order = None if self.coherent else self.order[..., :x.shape[-1]]
-        answer = self._over_draws(self._score, {"x": x.to(self.dtype), "context": self.context, "order": order})
+        answer = self.over_draws(self._score, {"x": x.to(self.dtype), "context": self.context, "order": order})
         if self._validate_args and not transforms_active() and bool(answer.detach().sum().isnan()):
             self._refuse_nan(answer)
         return answer
@@ -182,6 +191,10 @@ class Autoregressive(Joint):
             for name, t in self._tensors.items():
                 require(bool(t.isfinite().all()), f"weight {name} must not hold NaN or infinity", t)
             require(False, f"the net ({type(self.net).__name__}) gave raw parameters that are NaN")
+
+    def output_at(self, place: int, order: Tensor | None = None) -> Any:
+        """The output of the variable at a place of the chain; of an any-order net, of the rows of `order` `(rows, n)`."""
+        return self._chain_output.at(place) if self.coherent else self.output.at(cast(Tensor, order)[:, place])
 
     def _score(self, net: Any, values: dict[str, Tensor]) -> Tensor:
         x = values.pop("x")
@@ -205,8 +218,8 @@ class Autoregressive(Joint):
 
         # Inference mode makes a step cheaper by a fifth; torch.func's transforms do not know it.
         with contextlib.nullcontext() if transforms_active() else torch.inference_mode():
-            drawn = self._over_draws(step_through, values, map_all=True)
-        return self._from_chain(drawn.clone())  # an ordinary tensor again
+            drawn = self.over_draws(step_through, values, map_all=True)
+        return self.from_chain(drawn.clone())  # an ordinary tensor again
 
     def _step_through(self, net: Any, values: dict[str, Tensor], runs: list[tuple[int, int, bool]]) -> Tensor:
         left, n = values["rows"].shape[:-1], self.net.num_variables
@@ -225,7 +238,7 @@ class Autoregressive(Joint):
             drawn: list[Tensor] = []
             for i in range(first, end):
                 raw = net.advance(state, last)
-                output = self._chain_output.at(i) if self.coherent else self.output.at(values["order"][:, i])
+                output = self.output_at(i, values.get("order"))
                 last = output.sample(raw)
                 if x is not None and visible is not None:
                     last = torch.where(visible[:, i], x[:, i], last)
@@ -237,11 +250,11 @@ class Autoregressive(Joint):
         return torch.cat(blocks, -1).reshape((*left, n))
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        return self._chain(self._in_chain(x)).sum(-1)
+        return self.conditionals_in_chain(self.to_chain(x)).sum(-1)
 
     def conditional_log_prob(self, x: Array) -> Tensor:
         x = self._check_value(x)
-        answer = self._from_chain(self._chain(self._in_chain(x)))
+        answer = self.from_chain(self.conditionals_in_chain(self.to_chain(x)))
         left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
         return answer.expand(left + self.event_shape)
 
@@ -280,7 +293,7 @@ class Autoregressive(Joint):
         if is_mapped(visible):
             raise IntractableError("a fixed-order chain answers each pattern in its own way, and vmap keeps the patterns back. What works: "
                                    "a pattern per row without vmap, or vmap over values, weights or contexts alone")
-        before = hidden_before(self._in_chain(visible))
+        before = hidden_before(self.to_chain(visible))
         if self._too_many(before):
             states, real = self._states()
             most = int(before.sum(-1).max())
@@ -295,12 +308,12 @@ class Autoregressive(Joint):
         return np.where(as_array(before.any(-1)), "enumeration", "prefix")
 
     def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
-        x, visible = self._in_chain(x), self._in_chain(visible)
+        x, visible = self.to_chain(x), self.to_chain(visible)
         hidden = hidden_before(visible)
         if not self.coherent or not bool(hidden.any()):
             # Variables after the last visible one integrate to one, and are not even computed.
             last = max(_last(visible), 1)  # one at least, so that what is all hidden has a gradient, of zero
-            return torch.where(visible[..., :last], self._chain(x[..., :last]), 0).sum(-1)
+            return torch.where(visible[..., :last], self.conditionals_in_chain(x[..., :last]), 0).sum(-1)
 
         def answer(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
             return self._each_state(x, hidden, visible | hidden).logsumexp(0)
@@ -310,7 +323,7 @@ class Autoregressive(Joint):
     def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
         self._check_finite()
         shape = x.shape[: x.ndim - len(self.event_shape)]
-        x, visible = self._in_chain(x), self._in_chain(visible)
+        x, visible = self.to_chain(x), self.to_chain(visible)
         hidden = hidden_before(visible) if self.coherent else torch.zeros_like(visible)
         if bool(hidden.any()):
             states = self._states()[0]
@@ -325,9 +338,9 @@ class Autoregressive(Joint):
     def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         if is_mapped(visible):
             raise IntractableError("how many cells are hidden cannot be asked under a vmap over patterns; map over values, weights or contexts alone")
-        x, visible = self._in_chain(x), self._in_chain(visible)
+        x, visible = self.to_chain(x), self.to_chain(visible)
         if not bool((~visible).any()):
-            return self._from_chain(x)
+            return self.from_chain(x)
         if self._too_many(~visible):
             return super()._most_likely(x, visible)
         states = self._states()[0]
@@ -335,10 +348,10 @@ class Autoregressive(Joint):
         def best(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:
             return fill(x, hidden, self._each_state(x, hidden, visible | hidden).argmax(0), states)
 
-        return self._from_chain(in_groups(best, x, ~visible, visible, states, self._own_batch_shape))
+        return self.from_chain(in_groups(best, x, ~visible, visible, states, self._own_batch_shape))
 
     def _each_state(self, x: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
-        return each_state(self._chain, x, hidden, counted, self._states()[0], math.prod(self._own_batch_shape))
+        return each_state(self.conditionals_in_chain, x, hidden, counted, self._states()[0], math.prod(self._own_batch_shape))
 
 
 def _own_order(net: Net, order: Tensor | None, device: torch.device) -> Tensor | None:
