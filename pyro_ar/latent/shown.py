@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_ar.latent.emissions import MAX_LISTED, state_tables
-from pyro_ar.outputs import UNIT, Bernoulli, Categorical, Constant, Normal, Output
+from pyro_ar.outputs import Bernoulli, Categorical, Constant, Normal, Output
+from pyro_ar.outputs.base import UNIT
 
 __all__ = ["LEAST", "Columns", "columns_of"]
 
