@@ -158,6 +158,18 @@ def test_draws_are_completions_and_reference_and_have_every_shape(named):
     torch.testing.assert_close(latent.log_prob(z[:7]), torch.stack([latent.log_prob(v) for v in z[:7]]))
 
 
+def test_completions_keep_the_dtype_of_the_draw():
+    given = gaussian().given(torch.tensor([0.5, NAN, NAN]), torch.tensor([True, False, False]))
+    assert given.latent().complete(torch.zeros(4, 3, dtype=torch.float32)).dtype == torch.float32
+    assert given.latent().complete(torch.zeros(4, 3)).dtype == torch.float64
+
+
+def test_one_impossible_row_among_others_is_refused():
+    joint = par.FullTable(torch.tensor([[0.0, 0.0], [-math.inf, -math.inf]]))
+    with pytest.raises(ValueError, match="probability zero in 1 of 3 rows"):
+        joint.given(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([True, False]))
+
+
 def test_completions_of_latent_draws_follow_given():
     joint = par.Mixture(torch.tensor([0.0, 1.0]), gaussian(2))
     x, visible = joint.sample(), torch.tensor([False, True, False])

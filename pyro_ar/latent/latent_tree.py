@@ -12,11 +12,14 @@ from pyro.distributions import Categorical, constraints
 from torch import Generator, Size, Tensor
 
 from pyro_ar.arrays import Array
+from pyro_ar.budget import at_once
 from pyro_ar.checks import counted, require, require_exact_states
 from pyro_ar.expandable import batch_of
 from pyro_ar.joint import Joint
 from pyro_ar.latent.emissions import draw_emissions, emission_moments, log_emissions
+from pyro_ar.latent.learning import Schedule, fit_tree
 from pyro_ar.latent.messages import Messages, Tables, down, up
+from pyro_ar.latent.parameters import Parameters
 from pyro_ar.latent.tree import read_tree
 from pyro_ar.outputs import Bernoulli, Output
 from pyro_ar.outputs.per_variable import support_of
@@ -24,7 +27,6 @@ from pyro_ar.transforms import is_mapped
 
 __all__ = ["LatentTree"]
 
-MAX_WORK = 2**22  # rows x nodes x states of one pass; more rows than that go in turn
 
 
 class LatentTree(Joint):
@@ -163,12 +165,23 @@ class LatentTree(Joint):
             >>> fitted.log_prob(x[:2]).exp().round(decimals=2)
             tensor([0.5000, 0.5000])
         """
-        from pyro_ar.latent.learning import Schedule, fit_tree
-
         schedule = Schedule(epochs, batch_size, patience, progress, generator)
-        return fit_tree(x, visible, num_hidden=num_hidden, structure=structure, nodes=nodes, output=output, num_states=num_states,
-                        sample_weight=sample_weight, held_out=held_out, smoothing=smoothing, restarts=restarts, start=start, prior=prior,
-                        schedule=schedule)
+        known = [None if joint is None else joint._parameters() for joint in (start, prior)]
+        fitted, dtype = fit_tree(x, visible, num_hidden=num_hidden, structure=structure, nodes=nodes, output=output, num_states=num_states,
+                                 sample_weight=sample_weight, held_out=held_out, smoothing=smoothing, restarts=restarts, start=known[0], prior=known[1],
+                                 schedule=schedule)
+        return cls._of(fitted.to(dtype))
+
+    @classmethod
+    def _of(cls, fitted: Parameters) -> "LatentTree":
+        tree, steps = fitted.tree, fitted.transition_logits
+        return cls(fitted.root_logits, steps if len(steps) else None, fitted.emission, fitted.output, parents=tree.parents, nodes=tree.nodes)
+
+    def _parameters(self) -> Parameters:
+        require(not self.batch_shape, "a fit starts from a single tree, without batch dimensions", tuple(self.batch_shape))
+        root, K = self.root_logits, self.num_hidden
+        steps = root.new_zeros(0, K, K) if self.transition_logits is None else self.transition_logits
+        return Parameters(self._tree, self.output, root, steps, self.emission)
 
     # What it is.
 
@@ -350,7 +363,7 @@ class LatentTree(Joint):
         rows = [d for d, size in enumerate(sizes) if size == 1]
         N = math.prod(left[d] for d in rows)
         x, visible = (_by_entries(t, left, entries, rows) for t in (x.to(self.dtype), visible))
-        step = max(1, MAX_WORK // max(1, math.prod(own) * len(self._tree.parents) * self.num_hidden))
+        step = at_once(math.prod(own) * len(self._tree.parents) * self.num_hidden)
         parts = [function(tables, raw, x[:, i:i + step], visible[:, i:i + step]) for i in range(0, max(N, 1), step)]
         answer = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         answer = answer.expand(math.prod(own), *answer.shape[1:])

@@ -9,18 +9,16 @@ so that counts, like messages, are products of matrices: :math:`T \circ (q e^\to
 places of the tree; rows come in parts that stay in a processor's cache.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from torch import Tensor
 
+from pyro_ar.budget import CACHE, at_once
 from pyro_ar.latent.emissions import kinds_of
-from pyro_ar.latent.latent_tree import LatentTree
+from pyro_ar.latent.parameters import Parameters
 from pyro_ar.latent.shown import LEAST, Columns, columns_of
-from pyro_ar.latent.tree import Tree
-from pyro_ar.outputs import Output
 
 __all__ = ["Learner", "Rows", "Upward"]
 
@@ -77,19 +75,18 @@ class Learner:
     """The tables of one tree and the counts that they come from.
 
     Args:
-        joint: Where it starts.
+        start: Where it starts.
         prior: The tables towards which rows that are made up pull.
         strength: How many rows are made up for each distribution.
         dtype: Of all work.
     """
 
-    def __init__(self, joint: LatentTree, prior: LatentTree, strength: float, dtype: torch.dtype) -> None:
-        self.output, self.strength, self.dtype = joint.output, strength, dtype
-        self.tree: Tree = joint._tree
-        self.K = joint.num_hidden
-        self.root, self.transitions, raw = self._read(joint)
+    def __init__(self, start: Parameters, prior: Parameters, strength: float, dtype: torch.dtype) -> None:
+        self.tree, self.output, self.strength, self.dtype = start.tree, start.output, strength, dtype
+        self.K = start.root_logits.shape[-1]
+        self.root, self.transitions, raw = self._read(start)
         self._prior_root, self._prior_transitions, prior_raw = self._read(prior)
-        outputs: Sequence[Output] = joint.output.variables(len(self.tree.nodes))
+        outputs = start.output.variables(len(self.tree.nodes))
         own = self.tree.columns
         places = self.tree.variable_places
         self._kinds = []
@@ -102,16 +99,17 @@ class Learner:
         self._running: list[Tensor] | None = None
         self._counted: list[Tensor] | None = None
 
-    def _read(self, joint: LatentTree) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, given: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         """Tables of probabilities in the places of the tree, and raw emissions."""
-        tables, raw = joint._tables()
-        root, transitions = (t[0].detach().to(self.dtype).exp().clamp(min=LEAST) for t in tables[:2])
-        return root, transitions, raw[0].detach().to(self.dtype)
+        given = given.to(self.dtype)
+        order = torch.tensor(self.tree.transitions, dtype=torch.long)
+        root, transitions = (t.softmax(-1).clamp(min=LEAST) for t in (given.root_logits, given.transition_logits[order]))
+        return root, transitions, given.emission
 
     @property
     def rows_at_once(self) -> int:
         """As many as stay in a processor's cache."""
-        return max(1, 2**23 // (len(self.tree.parents) * self.K))
+        return at_once(len(self.tree.parents) * self.K, 8 * CACHE)
 
     def upward(self, rows: Rows) -> Upward:
         """Messages to the root."""
@@ -206,12 +204,11 @@ class Learner:
                 total = total + (kind.prior.expected() * kind.columns.expected().clamp(min=LEAST).log()).sum()
         return self.strength * total
 
-    def joint(self, dtype: torch.dtype) -> LatentTree:
-        """The joint of the present tables."""
+    def parameters(self) -> Parameters:
+        """The present tables, in the order of the nodes."""
         order = torch.tensor(self.tree.transitions, dtype=torch.long).argsort()
         widest = max(kind.columns.raw.shape[-1] for kind in self._kinds)
         raw = self.root.new_zeros(len(self.tree.nodes), self.K, widest)
         for kind in self._kinds:
             raw[kind.variables, :, :kind.columns.raw.shape[-1]] = kind.columns.raw
-        steps = self.transitions.log()[order].to(dtype) if len(order) else None
-        return LatentTree(self.root.log().to(dtype), steps, raw.to(dtype), self.output, parents=self.tree.parents, nodes=self.tree.nodes)
+        return Parameters(self.tree, self.output, self.root.log(), self.transitions.log()[order], raw)

@@ -3,8 +3,8 @@ r"""Expectation-maximisation for latent trees, by minibatches or in full, of one
 Each step replaces a share of the running expected counts by those of the batch; the share falls in equal steps over the epochs. A batch of all rows has
 share 1, which is EM itself: no step lowers the log-likelihood of the visible cells plus that of the rows that are made up.
 
-Dempster, Laird, Rubin (1977), JRSS B 39; by minibatches: Cappe, Moulines (2009), *On-line expectation-maximization algorithm for latent data models*, JRSS
-B 71.
+Dempster, Laird, Rubin (1977), JRSS B 39; by minibatches: Cappe, Moulines (2009), *On-line
+expectation-maximization algorithm for latent data models*, JRSS B 71.
 """
 
 import copy
@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import require
-from pyro_ar.latent.latent_tree import LatentTree
 from pyro_ar.latent.learner import Learner, Rows
+from pyro_ar.latent.parameters import Parameters
 from pyro_ar.latent.start import alone, at_random, output_of, tree_of
 from pyro_ar.outputs import Output
 from pyro_ar.tables.counts import check_weights
@@ -45,9 +45,8 @@ class Schedule:
     """
 
     def __init__(self, epochs: int, batch_size: int | None, patience: int, progress: bool, generator: Generator | None) -> None:
-        for name, value in (("epochs", epochs), ("patience", patience), ("batch_size", 1 if batch_size is None else batch_size)):
-            require(isinstance(value, int) and value >= (0 if name == "epochs" else 1),
-                    f"{name} must be a whole number, {int(name != 'epochs')} or more", value)
+        for name, value, least in (("epochs", epochs, 0), ("patience", patience, 1), ("batch_size", batch_size or 1, 1)):
+            require(isinstance(value, int) and value >= least, f"{name} must be a whole number, {least} or more", value)
         self.epochs, self.batch_size, self.patience = epochs, batch_size, patience
         self.progress, self.generator = progress, generator
 
@@ -169,9 +168,9 @@ def read_rows_of_fit(x: Array, visible: Array | None, sample_weight: Array | Non
 
 
 def fit_tree(x: Array, visible: Array | None, *, num_hidden: int, structure: Any, nodes: Any, output: Output | None, num_states: Any,
-             sample_weight: Array | None, held_out: Any, smoothing: float, restarts: int, start: LatentTree | None, prior: LatentTree | None,
-             schedule: Schedule) -> LatentTree:
-    """`LatentTree.from_data`."""
+             sample_weight: Array | None, held_out: Any, smoothing: float, restarts: int, start: Parameters | None, prior: Parameters | None,
+             schedule: Schedule) -> tuple[Parameters, torch.dtype]:
+    """What `LatentTree.from_data` finds, and the precision of the rows; the arguments are its own."""
     require(isinstance(num_hidden, int) and num_hidden >= 1, "num_hidden must be 1 or more", num_hidden)
     require(isinstance(restarts, int) and restarts >= 1, "restarts must be 1 or more", restarts)
     require(math.isfinite(smoothing) and smoothing >= 0, "smoothing must be 0 or more", smoothing)
@@ -181,22 +180,21 @@ def fit_tree(x: Array, visible: Array | None, *, num_hidden: int, structure: Any
     known = start if start is not None else prior
     if known is not None:
         output = known.output
-        require(len(known.nodes) == rows.x.shape[1] and not known.batch_shape, f"start and prior must be trees without batch over {rows.x.shape[1]} variables",
-                known)
+        require(len(known.tree.nodes) == rows.x.shape[1], f"start and prior must be trees over {rows.x.shape[1]} variables", len(known.tree.nodes))
     output = output_of(rows, output, num_states)
     if held is not None:
         output_of(held, output, None)
-    tree = known._tree if known is not None else tree_of(structure, nodes, rows, output)
+    tree = known.tree if known is not None else tree_of(structure, nodes, rows, output)
     discrete = all(o.num_states is not None for o in output.variables(rows.x.shape[1]))
     work = torch.float32 if discrete and dtype != torch.float64 else torch.float64
-    K = known.num_hidden if known is not None else num_hidden
+    K = len(known.root_logits) if known is not None else num_hidden
     marginal = alone(rows, output, tree, K, torch.float64)
     found = []
     for _ in range(restarts):
         learner = Learner(start or prior or at_random(marginal, schedule.generator), prior or marginal, smoothing, work)
         fitted, _, score = learn([learner], _lean(rows, discrete), _lean(held, discrete), schedule)
         found.append((score, fitted[0]))
-    return max(found, key=lambda pair: pair[0])[1].joint(dtype)
+    return max(found, key=lambda pair: pair[0])[1].parameters(), dtype
 
 
 def _held_out(rows: Rows, held_out: Any, generator: Generator | None) -> tuple[Rows, Rows | None]:

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from pyro_ar.checks import require
 from pyro_ar.latent.emissions import MAX_LISTED, kinds_of
-from pyro_ar.latent.latent_tree import LatentTree
 from pyro_ar.latent.learner import Rows
+from pyro_ar.latent.parameters import Parameters
 from pyro_ar.latent.shown import columns_of
 from pyro_ar.latent.tree import Tree, chain, read_tree, rooted_at_centre, star
 from pyro_ar.outputs import Bernoulli, Normal, Output, PerVariable
@@ -68,7 +68,7 @@ def tree_of(structure: Any, nodes: Any, rows: Rows, output: Output) -> Tree:
     return read_tree(rooted_at_centre([(v, *p) for v, p in enumerate(parents) if p], n), None, n, n)  # type: ignore[misc]
 
 
-def alone(rows: Rows, output: Output, tree: Tree, K: int, dtype: torch.dtype) -> LatentTree:
+def alone(rows: Rows, output: Output, tree: Tree, K: int, dtype: torch.dtype) -> Parameters:
     """Hidden states that know nothing: each shows every column as it is on its own, with one row of every state made up."""
     outputs = output.variables(rows.x.shape[1])
     widest = max(o.raw for o in outputs)
@@ -88,12 +88,10 @@ def alone(rows: Rows, output: Output, tree: Tree, K: int, dtype: torch.dtype) ->
             if closed and (each.num_states or 0) <= MAX_LISTED:
                 break
         emission[index, :, :each.raw] = fitted.raw
-    H = len(tree.parents)
-    steps = torch.zeros(H - 1, K, K, dtype=dtype) if H > 1 else None
-    return LatentTree(torch.zeros(K, dtype=dtype), steps, emission, output, parents=tree.parents, nodes=tree.nodes)
+    return Parameters(tree, output, torch.zeros(K, dtype=dtype), torch.zeros(len(tree.parents) - 1, K, K, dtype=dtype), emission)
 
 
-def at_random(marginal: LatentTree, generator: Generator | None) -> LatentTree:
+def at_random(marginal: Parameters, generator: Generator | None) -> Parameters:
     """Tables at random, and emissions at random about those of the columns on their own."""
     def noise(t: Tensor) -> Tensor:
         return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t)
@@ -104,8 +102,7 @@ def at_random(marginal: LatentTree, generator: Generator | None) -> LatentTree:
         if isinstance(each, Normal):  # raw zero is the unit, the column's spread is its own
             spread = each.distribution(wide[i, :, :2]).stddev
             moved[i, :, 0], moved[i, :, 1] = wide[i, :, 0] + spread * noise(spread), wide[i, :, 1]
-    tables = {name: noise(t) for name, t in marginal.tensors.items() if name != "emission"}
-    return marginal.with_tensors({**tables, "emission": moved})
+    return marginal._replace(root_logits=noise(marginal.root_logits), transition_logits=noise(marginal.transition_logits), emission=moved)
 
 
 def _binned(x: Tensor, seen: Tensor | None, output: Output) -> Tensor:

@@ -143,7 +143,7 @@ def test_tempered_learns_the_temperature_on_rows_held_out(rows):
     assert [len(fit) for fit in ledger.fits] == [45, 60]
     assert set(ledger.scores[0]) == everything(ledger) - ledger.fits[0]
     assert ledger.scores[1] == []
-    assert made.scaled_.classifier.training_rows_.shape == (60,)
+    assert made.scaled_[0].classifier.training_rows_.shape == (60,)
 
 
 def test_a_temperature_is_learnt_from_the_rows_given_and_no_others(rows):

@@ -45,7 +45,7 @@ def test_counts_are_the_slopes_of_the_log_likelihood(output):
     joint = tree(output)
     x = joint.sample((40,))
     seen, weights = torch.rand(40, 5) < 0.7, torch.rand(40) * 3
-    learner = Learner(joint, joint, 0.0, torch.float64)
+    learner = Learner(joint._parameters(), joint._parameters(), 0.0, torch.float64)
     for part in torch.arange(40).split(7):  # parts add up
         rows = Rows(x, seen, weights).take(part)
         found = learner.upward(rows)
@@ -84,7 +84,7 @@ def test_no_full_step_lowers_the_likelihood(output, strength):
         pytest.skip("what rows made up add to real columns has no short formula")
     x = tree(output).sample((60,))
     rows = Rows(x, torch.rand(x.shape) < 0.8, torch.rand(60) * 2)
-    learner = Learner(tree(output), tree(output), strength, torch.float64)
+    learner = Learner(tree(output)._parameters(), tree(output)._parameters(), strength, torch.float64)
     scores = [score_of(learner, rows)]
     for _ in range(25):
         learner.downward(learner.upward(rows), rows.weights)
@@ -120,7 +120,7 @@ def test_a_star_of_normals_is_scikit_learns_mixture():
 def test_a_batch_of_rows_is_a_share_of_the_running_counts(float64):
     torch.manual_seed(3)
     x = tree().sample((30,))
-    learner = Learner(tree(), tree(), 0.0, torch.float64)
+    learner = Learner(tree()._parameters(), tree()._parameters(), 0.0, torch.float64)
     learner.downward(learner.upward(Rows(x[:20])))
     learner.step(1.0, 30 / 20)
     old = [t.clone() for t in learner._running]
@@ -229,16 +229,16 @@ def test_columns_of_one_value_and_columns_never_seen():
 def test_a_mixture_weighs_its_trees(float64):
     torch.manual_seed(10)
     x = torch.cat([tree().sample((100,)), tree().sample((50,))])
-    learners = [Learner(tree(), tree(), 0.0, torch.float64) for _ in range(2)]
+    learners = [Learner(tree()._parameters(), tree()._parameters(), 0.0, torch.float64) for _ in range(2)]
     schedule = Schedule(1, None, 5, False, None)
     before = torch.tensor([0.3, 0.7]).log()
-    joints = [each.joint(torch.float64) for each in learners]
+    joints = [LatentTree._of(each.parameters()) for each in learners]
     share = torch.stack([j.log_prob(x) for j in joints]).add(before[:, None]).softmax(0)
     expected = [LatentTree.from_data(x, start=j, sample_weight=w, smoothing=0.0, batch_size=None, epochs=1) for j, w in zip(joints, share, strict=True)]
     fitted, logs, _ = learn(learners, Rows(x), None, schedule, before)
     torch.testing.assert_close(logs.exp(), share.mean(-1))
     for one, other in zip(fitted, expected, strict=True):
-        for name, t in one.joint(torch.float64).tensors.items():
+        for name, t in LatentTree._of(one.parameters()).tensors.items():
             torch.testing.assert_close(t, other.tensors[name])
 
 

@@ -140,19 +140,24 @@ class Chosen(PartlySeenClassifier):
         return sum({id(one): int(one.num_parameters) for one in self.classifiers_}.values())
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        x = x.flatten(1)
-        seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible.flatten(1).expand(x.shape)
-        gaps = (1 - seen.double().mean(1, keepdim=True) - torch.tensor(SHARES, dtype=torch.float64)).abs()
-        nearest = gaps.numpy().argmin(1)  # the smaller share of equals
-        answers = x.new_empty(len(x), len(self.classes_))
-        for share in np.unique(nearest):
-            rows = torch.from_numpy(nearest == share)
-            answers[rows] = self.classifiers_[share]._log_posterior(x[rows], seen[rows]).to(answers)
-        return answers
+        return _by_share(self.classifiers_, x, visible)
+
+
+def _by_share(classifiers: Sequence[Any], x: Tensor, visible: Tensor | None) -> Tensor:
+    """The answer to each row of the classifier whose share of `SHARES` is nearest to the row's own of hidden cells, the smaller one of equals."""
+    x = x.flatten(1)
+    seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible.flatten(1).expand(x.shape)
+    gaps = (1 - seen.double().mean(1, keepdim=True) - torch.tensor(SHARES, dtype=torch.float64)).abs()
+    nearest = gaps.numpy().argmin(1)
+    answers = x.new_empty(len(x), len(classifiers[0].classes_))
+    for share in np.unique(nearest):
+        rows = torch.from_numpy(nearest == share)
+        answers[rows] = classifiers[share]._log_posterior(x[rows], seen[rows]).to(answers)
+    return answers
 
 
 class Tempered(PartlySeenClassifier):
-    r"""A classifier with one temperature, learnt inside its own training rows.
+    r"""A classifier with one temperature, or one for each of `SHARES` of hidden cells, learnt inside its own training rows.
 
     A copy is fitted to three quarters of them and `TemperatureScaled` finds T on the last quarter, over `SHARES` of hidden cells;
     then another copy is fitted to all rows and answers at that T. As everything tempered, its posteriors are no longer those of a joint.
@@ -160,42 +165,51 @@ class Tempered(PartlySeenClassifier):
     Args:
         classifier: Not fitted; it stays as it is.
         most: Rows at most that T is learnt from.
+        each_share: A temperature for each share by itself; a row is answered at that of the nearest.
         seed: Of the inner split.
 
     Attributes:
-        scaled_: The fitted `TemperatureScaled`.
-        chosen_: The temperature, beside what the classifier has chosen.
+        scaled_: The fitted `TemperatureScaled`, one, or one for each share.
+        chosen_: The temperatures, beside what the classifier has chosen.
 
     Raises:
         ValueError: Bad rows, or a class with one row only.
     """
 
-    scaled_: TemperatureScaled
+    scaled_: list[TemperatureScaled]
     chosen_: dict[str, Any]
 
-    def __init__(self, classifier: PartlySeenClassifier, most: int | None = 1000, seed: int = 0) -> None:
+    def __init__(self, classifier: PartlySeenClassifier, most: int | None = 1000, each_share: bool = False, seed: int = 0) -> None:
         self.classifier = classifier
         self.most = most
+        self.each_share = each_share
         self.seed = seed
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
-        """Learn the temperature on an inner split, then fit to all rows."""
+        """Learn the temperatures on an inner split, then fit to all rows."""
         x, seen, labels = self._read_training(X, y, visible)
         x = x.flatten(1)
         seen = None if seen is None else seen.flatten(1).expand(x.shape)
         inner = inner_split(labels, self.n_features_in_, seed=self.seed, most=self.most)
         trial = clone(self.classifier).fit(x[inner.train], labels[inner.train], *(() if seen is None else (seen[inner.train],)))
         shown = inner.visible if seen is None else inner.visible & seen[inner.test]
-        self.scaled_ = TemperatureScaled(trial).fit(x[inner.test], labels[inner.test], shown)
-        self.scaled_.classifier = clone(self.classifier).fit(x, labels, *(() if seen is None else (seen,)))
-        self.classes_ = self.scaled_.classes_
-        self.chosen_ = dict(getattr(self.scaled_.classifier, "chosen_", {})) | {"temperature": self.scaled_.temperature_}
+        parts = np.arange(len(inner.test)).reshape(len(SHARES) if self.each_share else 1, -1)
+        self.scaled_ = [TemperatureScaled(trial).fit(x[inner.test[part]], labels[inner.test[part]], shown[part]) for part in parts]
+        fitted = clone(self.classifier).fit(x, labels, *(() if seen is None else (seen,)))
+        for scaled in self.scaled_:
+            scaled.classifier = fitted
+        self.classes_ = self.scaled_[0].classes_
+        temperatures = [scaled.temperature_ for scaled in self.scaled_]
+        self.chosen_ = dict(getattr(fitted, "chosen_", {})) | {"temperature": temperatures if self.each_share else temperatures[0]}
         return self
 
     @property
     def num_parameters(self) -> int:
-        """Those of the classifier, and the temperature."""
-        return self.scaled_.classifier.num_parameters + 1
+        """Those of the classifier, and the temperatures."""
+        classifier: Any = self.scaled_[0].classifier
+        return int(classifier.num_parameters) + len(self.scaled_)
 
     def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self.scaled_._log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))
+        if self.each_share:
+            return _by_share(self.scaled_, x, visible)
+        return self.scaled_[0]._log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))

@@ -262,7 +262,7 @@ def test_bars_choose_between_units(model):
     y = np.arange(240) % 2
     X = np.concatenate([3 * y[:, None] + generator.normal(size=(240, 2)), 0.05 * generator.normal(size=(240, 40))], 1)
     made = MODELS[model].make(data.Dataset("noise", torch.tensor(X), torch.tensor(y)))
-    chooser = getattr(made, "classifier", made) if isinstance(made, Tempered) else made
+    chooser = made.classifier if isinstance(made, Tempered) else made
     few = {name: [v for v in values if name == "scale" or v in (1.0, 2 / 16)] for name, values in chooser.settings.items()}
     chosen = Chosen(chooser.classifier, few).fit(X[:160], y[:160])
     assert chosen.chosen_["scale"][0] == "common"
@@ -293,6 +293,26 @@ def test_the_temperature_comes_from_inner_rows_alone(digits):
     assert tempered.num_parameters == whole.num_parameters + 1
     assert not hasattr(tempered.classifier, "joint_")  # what was given stays as it is
     assert clone(tempered).get_params()["classifier__shrinkage"] == 0.1
+
+
+def test_temperatures_for_each_share(digits):
+    """Each is that of its own inner rows alone, and a row is answered at that of the nearest share."""
+    x, y, test, _, _ = digits
+    tempered = Tempered(DiscriminantAnalysis(0.1), each_share=True).fit(x, y)
+    split = inner_split(y, 64, most=1000)
+    trial = DiscriminantAnalysis(0.1).fit(x[split.train], y[split.train])
+    whole, wanted = DiscriminantAnalysis(0.1).fit(x, y), []
+    for part in np.split(np.arange(len(split.test)), len(inner.SHARES)):
+        wanted.append(TemperatureScaled(trial).fit(x[split.test[part]], y[split.test[part]], split.visible[part]))
+    assert tempered.chosen_ == {"temperature": [pytest.approx(scaled.temperature_) for scaled in wanted]}
+    assert len({round(scaled.temperature_, 3) for scaled in wanted}) == len(wanted)
+    assert tempered.num_parameters == whole.num_parameters + len(wanted)
+    for scaled in wanted:
+        scaled.classifier = whole
+    seen = torch.arange(64) >= torch.tensor([0, 7, 9, 23, 25, 39, 41, 52, 53, 64])[:, None]
+    found = tempered.predict_log_proba(test[:10], seen)
+    for row, share in enumerate([0, 0, 1, 1, 2, 2, 3, 3, 4, 4]):
+        assert found[row] == pytest.approx(wanted[share].predict_log_proba(test[row:row + 1], seen[row])[0])
 
 
 # Black and white.
