@@ -36,8 +36,8 @@ def tables():
     rows = datasets.load_diabetes(scaled=False)
     yield "diabetes, thirds", rows.data, np.digitize(rows.target, np.quantile(rows.target, [1 / 3, 2 / 3]))
     if "PYRO_AR_DATA" in os.environ:
-        x = load("wine").x.numpy()  # the last column is the quality
-        yield "red wine, 3 qualities", x[:, :-1], np.digitize(x[:, -1], [5.5, 6.5])
+        wine = load("wine")
+        yield "red wine, 3 qualities", wine.x.double().numpy(), np.digitize(wine.y.numpy(), [5.5, 6.5])
         some = load("uci8/ocr_letters", "train").head(4000)
         yield "letters", some.x.double().numpy(), some.y.numpy()
 
@@ -52,7 +52,7 @@ class InGivenUnits(DiscriminantAnalysis):
 def units(x, y):
     """What the columns are divided by."""
     within = np.sqrt(sum(x[y == c].var(0) * (y == c).mean() for c in np.unique(y)))
-    found = {"identity": np.ones(x.shape[1]), "standard deviations": x.std(0), "those within classes": within, "ranges": np.ptp(x, axis=0)}
+    found = {"identity": np.ones(x.shape[1]), "standard deviations": x.std(0), "those within classes": within, "ranges": np.ptp(x, axis=0) / 2}
     return {name: np.where(unit > 0, unit, 1) for name, unit in found.items()}
 
 

@@ -20,6 +20,7 @@ NAN = math.nan
     (np.array([[1.5, NAN]]), [[1.5, NAN]], torch.float64),
     (np.array([[1.5]], dtype=np.float16), [[1.5]], torch.float64),
     (np.array([[1.5, 2.0]], dtype=">f8"), [[1.5, 2.0]], torch.float64),
+    (np.array([[1.5, 2.0]], dtype=">f4"), [[1.5, 2.0]], torch.float32),
     (np.array([[1, 2]], dtype=np.uint8), [[1, 2]], torch.int64),
     (np.array([[True, False]]), [[True, False]], torch.bool),
     (np.arange(6.0).reshape(2, 3)[:, ::-1], [[2.0, 1.0, 0.0], [5.0, 4.0, 3.0]], torch.float64),
@@ -29,6 +30,8 @@ NAN = math.nan
     (pd.DataFrame({"a": pd.array([True, pd.NA], dtype="boolean"), "b": [1.5, 2.5]}), [[1.0, 1.5], [NAN, 2.5]], torch.float64),
     (pd.DataFrame({"a": pd.array([True, False], dtype="boolean")}), [[True], [False]], torch.bool),
     (pd.DataFrame({"a": [None, 3], "b": [pd.NA, 1.0]}, dtype=object), [[NAN, NAN], [3.0, 1.0]], torch.float64),
+    (np.array([[pd.NaT, 3]], dtype=object), [[NAN, 3.0]], torch.float64),
+    (np.array(2.5), 2.5, torch.float64),
     (pd.Series([1.0, 2.0]), [1.0, 2.0], torch.float64),
 ], ids=lambda v: getattr(v, "__class__", type(v)).__name__)
 def test_arrays_and_frames_become_tensors_of_the_same_numbers(x, values, dtype):

@@ -48,7 +48,7 @@ class DiscriminantAnalysis(GenerativeClassifier):
         ValueError: Bad data or arguments; a singular covariance, which more shrinkage mends.
 
     Source:
-        Friedman (1989), *Regularized discriminant analysis*, JASA 84. Why ranges, on eight tables: `benchmarks/shrinkage.py`.
+        Friedman (1989), *Regularized discriminant analysis*, JASA 84. Why ranges, on seven tables: `benchmarks/shrinkage.py`.
 
     Example:
         >>> import numpy as np
