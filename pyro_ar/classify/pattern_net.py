@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from pyro_ar.changes.rank_normal import RankNormal
 from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
-from pyro_ar.classify.images import image_shape_of, random_parts, randomly_shifted
+from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.inference.descent import descend
 
 __all__ = ["PatternNet"]
@@ -47,7 +47,6 @@ class PatternNet(PartlySeenClassifier):
         image_shape: `(height, width)` or with channels before: convolutional networks. None: the rows' own shape, where they are not flat.
             `()`: no images, dense networks.
         channels: Of the first convolution; the last has four times as many.
-        shift: Pixels by which training images are moved at most, each way, anew at every step; 0: not moved.
         seed: Of weights, rows and patterns.
 
     Attributes:
@@ -70,7 +69,7 @@ class PatternNet(PartlySeenClassifier):
 
     def __init__(self, hidden: int = 256, layers: int = 2, members: int = 3, steps: int = 2500, batch_size: int = 256, lr: float = 3e-3,
                  dropout: float = 0.3, weight_decay: float = 0.01, ranks: bool = True, image_shape: Sequence[int] | None = None,
-                 channels: int = 16, shift: int = 0, seed: int = 0) -> None:
+                 channels: int = 16, seed: int = 0) -> None:
         self.hidden = hidden
         self.layers = layers
         self.members = members
@@ -82,7 +81,6 @@ class PatternNet(PartlySeenClassifier):
         self.ranks = ranks
         self.image_shape = image_shape
         self.channels = channels
-        self.shift = shift
         self.seed = seed
 
     def fit(self, X: Any, y: Any, visible: Any = None) -> Self:
@@ -104,7 +102,7 @@ class PatternNet(PartlySeenClassifier):
         return self
 
     def _check_settings(self) -> None:
-        for name, least in (("hidden", 1), ("layers", 0), ("members", 1), ("steps", 1), ("batch_size", 2), ("channels", 1), ("shift", 0)):
+        for name, least in (("hidden", 1), ("layers", 0), ("members", 1), ("steps", 1), ("batch_size", 2), ("channels", 1)):
             value = getattr(self, name)
             require(isinstance(value, int | np.integer) and bool(value >= least), f"{name} must be a whole number, {least} or more", value)
         require(0 <= self.dropout < 1, "dropout must be 0 or more and less than 1", self.dropout)
@@ -138,8 +136,7 @@ class PatternNet(PartlySeenClassifier):
             def loss(_: int) -> Tensor:
                 some = torch.randint(len(rows), (self.batch_size,), generator=draws)
                 seen = self._patterns(self.batch_size, rows.shape[1], draws)
-                shown = randomly_shifted(rows[some], self._images, self.shift, generator=draws) if self._images and self.shift else rows[some]
-                return nn.functional.cross_entropy(net(self._inputs(shown, seen)), index[some])
+                return nn.functional.cross_entropy(net(self._inputs(rows[some], seen)), index[some])
 
             descend(net.parameters(), loss, self.steps, lr=self.lr, weight_decay=self.weight_decay, one_cycle=True)
         return net.eval().requires_grad_(False)

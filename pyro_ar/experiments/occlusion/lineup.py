@@ -235,7 +235,7 @@ def _pattern_net(data: Dataset) -> PatternNet:
         return PatternNet()
     if not data.image_shape:
         return PatternNet(steps=6000, lr=2e-3, dropout=0.1, ranks=False)
-    return PatternNet(128, members=1, steps=10000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=data.image_shape, channels=32, shift=1)
+    return PatternNet(128, members=1, steps=10000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=data.image_shape, channels=32)
 
 
 def _pattern_net_note(data: Dataset) -> str:
