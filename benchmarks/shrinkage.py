@@ -7,7 +7,7 @@ ranges, which is
 what it does by itself. Two shuffles of five folds, cells hidden at random in each test row. Log scores are cut at 20 nats. Prints means over the splits.
 The differences
 from the ranges carry the standard errors of Nadeau and Bengio (2003): the folds share rows.
-Without PYRO_AR_DATA the tables are scikit-learn's. Four minutes of one core.
+Without PYRO_AR_DATA the tables are scikit-learn's. About a minute and a half of one core.
 """
 
 import argparse
