@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.classify.of_class import of_each_class
 from pyro_ar.joint import Joint
+from pyro_ar.latent import LatentTree
 from pyro_ar.tables import ChowLiuTree
 
 __all__ = ["class_weights", "count_parameters", "fit_classes", "fit_pattern", "fit_prior", "log_pattern", "sorted_classes"]
@@ -37,9 +38,14 @@ def class_weights(context: Tensor, classes: np.ndarray) -> Tensor:
 
 
 def fit_classes(like: Any, x: Tensor, weights: Tensor, visible: Tensor | None, options: dict[str, Any]) -> Any:
-    """`from_data` with a row of weights per class: one joint of batch shape `(C,)`, or a list of trees."""
+    """`from_data` with a row of weights per class: one joint of batch shape `(C,)`, or a list of trees.
+
+    Latent trees share strength where they are told to; see `LatentTree.of_classes`.
+    """
     if visible is not None:
         options["visible"] = visible = visible.expand(x.shape)
+    if issubclass(like, LatentTree):
+        return like.of_classes(x, weights, **options)
     if not issubclass(like, ChowLiuTree):
         return like.from_data(x, weights=weights, **options)
     if options.get("num_states") is None:  # the same for all classes

@@ -11,19 +11,23 @@ import torch
 from pyro.distributions import Categorical, constraints
 from torch import Generator, Size, Tensor
 
-from pyro_ar.arrays import Array
+from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.budget import at_once
 from pyro_ar.checks import counted, require, require_exact_states
 from pyro_ar.expandable import batch_of
 from pyro_ar.joint import Joint
 from pyro_ar.latent.emissions import draw_emissions, emission_moments, log_emissions
-from pyro_ar.latent.learning import Schedule, fit_tree
+from pyro_ar.latent.learning import Recipe, Schedule, fit_tree, read_rows_of_fit
 from pyro_ar.latent.messages import Messages, Tables, down, up
 from pyro_ar.latent.parameters import Parameters
+from pyro_ar.latent.several import fit_mixture
+from pyro_ar.latent.start import output_of
 from pyro_ar.latent.tree import read_tree
+from pyro_ar.mixture import Mixture
 from pyro_ar.outputs import Bernoulli, Output
 from pyro_ar.outputs.per_variable import support_of
 from pyro_ar.transforms import is_mapped
+from pyro_ar.visible import check_visible, read_rows
 
 __all__ = ["LatentTree"]
 
@@ -165,12 +169,90 @@ class LatentTree(Joint):
             >>> fitted.log_prob(x[:2]).exp().round(decimals=2)
             tensor([0.5000, 0.5000])
         """
-        schedule = Schedule(epochs, batch_size, patience, progress, generator)
+        recipe = Recipe(num_hidden, structure, nodes, output, num_states, smoothing)
         known = [None if joint is None else joint._parameters() for joint in (start, prior)]
-        fitted, dtype = fit_tree(x, visible, num_hidden=num_hidden, structure=structure, nodes=nodes, output=output, num_states=num_states,
-                                 sample_weight=sample_weight, held_out=held_out, smoothing=smoothing, restarts=restarts, start=known[0], prior=known[1],
-                                 schedule=schedule)
+        fitted, dtype = fit_tree(x, visible, sample_weight, held_out, recipe, Schedule(epochs, batch_size, patience, progress, generator),
+                                 restarts=restarts, start=known[0], prior=known[1])
         return cls._of(fitted.to(dtype))
+
+    @classmethod
+    def mixture_from_data(cls, x: Array, visible: Array | None = None, *, num_components: int, num_hidden: int = 16, structure: Any = "chow-liu",
+                          nodes: Any = None, output: Output | None = None, num_states: int | Sequence[int] | None = None,
+                          sample_weight: Array | None = None, held_out: Any = None, smoothing: float = 0.1, epochs: int = 60,
+                          batch_size: int | None = 1000, patience: int = 8, generator: Generator | None = None, progress: bool = False) -> Mixture:
+        r"""EM for a `Mixture` of latent trees, each with a structure of its own.
+
+        Each component starts as the tree of the rows nearest to one of the centres of k-means, and after a few epochs of its own all are fitted
+        together: a row counts in each as often as that component's posterior says. A step costs what its components cost one by one.
+
+        Args:
+            x: As in `from_data`.
+            visible: As in `from_data`.
+            num_components: How many trees.
+            num_hidden: K of each tree.
+            structure: As in `from_data`, found for each tree from the rows it starts with.
+            nodes: As in `from_data`.
+            output: As in `from_data`.
+            num_states: As in `from_data`.
+            sample_weight: As in `from_data`.
+            held_out: As in `from_data`.
+            smoothing: As in `from_data`.
+            epochs: As in `from_data`.
+            batch_size: As in `from_data`.
+            patience: As in `from_data`.
+            generator: As in `from_data`.
+            progress: As in `from_data`.
+
+        Raises:
+            ValueError: As `from_data`; or fewer rows than components.
+
+        Example:
+            >>> x = torch.tensor([[0, 0, 0, 1], [1, 1, 1, 0]]).repeat(50, 1)
+            >>> options = {"num_hidden": 2, "smoothing": 0.0, "generator": torch.Generator().manual_seed(0)}
+            >>> LatentTree.mixture_from_data(x, num_components=2, **options).log_prob(x[:2]).exp().round(decimals=2)
+            tensor([0.5000, 0.5000])
+        """
+        recipe = Recipe(num_hidden, structure, nodes, output, num_states, smoothing)
+        schedule = Schedule(epochs, batch_size, patience, progress, generator)
+        logs, parts, dtype = fit_mixture(x, visible, sample_weight, held_out, num_components, recipe, schedule)
+        return Mixture(logs.to(dtype), [cls._of(part.to(dtype)) for part in parts])
+
+    @classmethod
+    def of_classes(cls, x: Array, weights: Array, visible: Array | None = None, *, shared: float = 0.0, **options: Any) -> "LatentTree | list[LatentTree]":
+        r"""A tree for each class, as `GenerativeClassifier(LatentTree)` asks for them.
+
+        Args:
+            x: `(N, n)`.
+            weights: `(C, N)`, the share of each row in each class.
+            visible: As in `from_data`.
+            shared: Rows made up for each distribution of a class from the tree of all classes, whose structure all take. 0: each class has a
+                structure of its own, and knows nothing of the others.
+            options: Of `from_data`; `smoothing` of the tree of all classes, where they share it.
+
+        Returns:
+            One joint of batch shape `(C,)` where `shared` is above 0, else a list.
+
+        Raises:
+            ValueError: As `from_data`.
+        """
+        x, seen = read_rows(x, visible)
+        weights = as_tensor(weights)
+        require(math.isfinite(shared) and shared >= 0, "shared must be 0 or more", shared)
+        fits = isinstance(weights, Tensor) and weights.ndim == 2 and weights.shape[-1] == len(x)
+        require(fits, f"weights must be (C, {len(x)}), a row for each class", weights)
+        if options.get("output") is None:  # the same for all classes
+            options |= {"output": output_of(read_rows_of_fit(x, seen, None), None, options.pop("num_states", None))}
+        seen = None if seen is None else check_visible(seen, x.shape[1:]).expand(x.shape)
+
+        def fitted(w: Tensor, **more: Any) -> "LatentTree":
+            mine = w > 0
+            return cls.from_data(x[mine], None if seen is None else seen[mine], sample_weight=None if bool((w[mine] == 1).all()) else w[mine], **options | more)
+
+        if shared == 0:
+            return [fitted(w) for w in weights]
+        everyone = fitted(weights.sum(0))
+        trees = [fitted(w, prior=everyone, smoothing=shared) for w in weights]
+        return trees[0].with_tensors({name: torch.stack([tree.tensors[name] for tree in trees]) for name in trees[0].tensors})
 
     @classmethod
     def _of(cls, fitted: Parameters) -> "LatentTree":

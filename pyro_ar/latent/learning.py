@@ -11,7 +11,7 @@ import copy
 import math
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,7 +27,7 @@ from pyro_ar.outputs import Output
 from pyro_ar.tables.counts import check_weights
 from pyro_ar.visible import training_rows
 
-__all__ = ["Schedule", "fit_tree", "learn", "read_rows_of_fit"]
+__all__ = ["Fit", "Recipe", "Schedule", "fit_tree", "lean", "learn", "read_fit", "read_rows_of_fit"]
 
 FIRST, LAST = 0.5, 0.02  # shares of the running counts that a minibatch replaces, in the first and last epoch
 TOLERANCE = 1e-6  # nats per row, of steps over all rows
@@ -167,34 +167,81 @@ def read_rows_of_fit(x: Array, visible: Array | None, sample_weight: Array | Non
     return Rows(x, seen, weights)
 
 
-def fit_tree(x: Array, visible: Array | None, *, num_hidden: int, structure: Any, nodes: Any, output: Output | None, num_states: Any,
-             sample_weight: Array | None, held_out: Any, smoothing: float, restarts: int, start: Parameters | None, prior: Parameters | None,
-             schedule: Schedule) -> tuple[Parameters, torch.dtype]:
-    """What `LatentTree.from_data` finds, and the precision of the rows; the arguments are its own."""
-    require(isinstance(num_hidden, int) and num_hidden >= 1, "num_hidden must be 1 or more", num_hidden)
-    require(isinstance(restarts, int) and restarts >= 1, "restarts must be 1 or more", restarts)
-    require(math.isfinite(smoothing) and smoothing >= 0, "smoothing must be 0 or more", smoothing)
-    rows = read_rows_of_fit(x, visible, sample_weight)
-    rows, held = _held_out(rows, held_out, schedule.generator)
+class Recipe(NamedTuple):
+    """What is fitted, as the arguments of `LatentTree.from_data` say."""
+
+    num_hidden: int
+    structure: Any
+    nodes: Any
+    output: Output | None
+    num_states: int | Sequence[int] | None
+    smoothing: float
+
+    def checked(self) -> "Recipe":
+        """Itself, or `ValueError`."""
+        require(isinstance(self.num_hidden, int) and self.num_hidden >= 1, "num_hidden must be 1 or more", self.num_hidden)
+        require(math.isfinite(self.smoothing) and self.smoothing >= 0, "smoothing must be 0 or more", self.smoothing)
+        return self
+
+
+class Fit(NamedTuple):
+    """Checked rows of a fit.
+
+    Attributes:
+        rows: To be fitted.
+        held_out: To judge by, or None.
+        output: Of the columns.
+        dtype: Of the rows, and of what is found.
+        work: Of the fit: double precision unless all columns are states, in single precision.
+    """
+
+    rows: Rows
+    held_out: Rows | None
+    output: Output
+    dtype: torch.dtype
+    work: torch.dtype
+
+    @property
+    def discrete(self) -> bool:
+        """Whether all columns are states."""
+        return all(o.num_states is not None for o in self.output.variables(self.rows.x.shape[1]))
+
+
+def read_fit(x: Array, visible: Array | None, sample_weight: Array | None, held_out: Any, recipe: Recipe, schedule: Schedule) -> Fit:
+    """Checked rows and output.
+
+    Raises:
+        ValueError: Bad rows, or arguments that do not fit them.
+    """
+    recipe.checked()
+    rows, held = _held_out(read_rows_of_fit(x, visible, sample_weight), held_out, schedule.generator)
     dtype = rows.x.dtype if rows.x.is_floating_point() else torch.get_default_dtype()
-    known = start if start is not None else prior
-    if known is not None:
-        output = known.output
-        require(len(known.tree.nodes) == rows.x.shape[1], f"start and prior must be trees over {rows.x.shape[1]} variables", len(known.tree.nodes))
-    output = output_of(rows, output, num_states)
+    output = output_of(rows, recipe.output, recipe.num_states)
     if held is not None:
         output_of(held, output, None)
-    tree = known.tree if known is not None else tree_of(structure, nodes, rows, output)
-    discrete = all(o.num_states is not None for o in output.variables(rows.x.shape[1]))
-    work = torch.float32 if discrete and dtype != torch.float64 else torch.float64
-    K = len(known.root_logits) if known is not None else num_hidden
-    marginal = alone(rows, output, tree, K, torch.float64)
+    fit = Fit(rows, held, output, dtype, torch.float64)
+    return fit._replace(work=torch.float32) if fit.discrete and dtype != torch.float64 else fit
+
+
+def fit_tree(x: Array, visible: Array | None, sample_weight: Array | None, held_out: Any, recipe: Recipe, schedule: Schedule, *, restarts: int = 1,
+             start: Parameters | None = None, prior: Parameters | None = None) -> tuple[Parameters, torch.dtype]:
+    """What `LatentTree.from_data` finds, and the precision of the rows; the arguments are its own."""
+    require(isinstance(restarts, int) and restarts >= 1, "restarts must be 1 or more", restarts)
+    known = start or prior
+    fit = read_fit(x, visible, sample_weight, held_out, recipe if known is None else recipe._replace(output=known.output), schedule)
+    n = fit.rows.x.shape[1]
+    for each in (start, prior):
+        require(each is None or len(each.tree.nodes) == n, f"start and prior must be trees over {n} variables", each and len(each.tree.nodes))
+    tree = tree_of(recipe.structure, recipe.nodes, fit.rows, fit.output) if known is None else known.tree
+    K = recipe.num_hidden if known is None else len(known.root_logits)
+    marginal = alone(fit.rows, fit.output, tree, K, torch.float64)
+    rows, held = lean(fit.rows, fit), None if fit.held_out is None else lean(fit.held_out, fit)
     found = []
     for _ in range(restarts):
-        learner = Learner(start or prior or at_random(marginal, schedule.generator), prior or marginal, smoothing, work)
-        fitted, _, score = learn([learner], _lean(rows, discrete), _lean(held, discrete), schedule)
+        learner = Learner(known or at_random(marginal, schedule.generator), prior or marginal, recipe.smoothing, fit.work)
+        fitted, _, score = learn([learner], rows, held, schedule)
         found.append((score, fitted[0]))
-    return max(found, key=lambda pair: pair[0])[1].parameters(), dtype
+    return max(found, key=lambda pair: pair[0])[1].parameters(), fit.dtype
 
 
 def _held_out(rows: Rows, held_out: Any, generator: Generator | None) -> tuple[Rows, Rows | None]:
@@ -211,8 +258,6 @@ def _held_out(rows: Rows, held_out: Any, generator: Generator | None) -> tuple[R
     return rows, held
 
 
-def _lean(rows: Rows | None, discrete: bool) -> Any:
+def lean(rows: Rows, fit: Fit) -> Rows:
     """States as bytes, where they fit."""
-    if rows is None or not discrete or float(rows.x.max()) > 255:
-        return rows
-    return Rows(rows.x.to(torch.uint8), rows.seen, rows.weights)
+    return Rows(rows.x.to(torch.uint8), rows.seen, rows.weights) if fit.discrete and float(rows.x.max()) <= 255 else rows

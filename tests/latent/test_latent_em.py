@@ -8,6 +8,7 @@ import torch
 
 from sklearn.mixture import GaussianMixture
 
+from pyro_ar.classify import GenerativeClassifier
 from pyro_ar.latent import LatentTree
 from pyro_ar.latent.learner import Learner, Rows
 from pyro_ar.latent.learning import Schedule, learn
@@ -267,3 +268,61 @@ def test_refuses_what_cannot_be_fitted():
     refused("leaves some", held_out=0.0001)
     refused("3 variables", start=tree())
     refused("outputs for 2 variables", output=PerVariable([Bernoulli(), Normal()]))
+
+
+def test_a_mixture_of_trees_finds_groups_that_one_tree_cannot():
+    torch.manual_seed(11)
+    cells = torch.rand(3, 6) < 0.5
+    x = torch.where(torch.rand(600, 6) < 0.9, cells[torch.arange(600) % 3], torch.rand(600, 6) < 0.5).float()
+    train, test = x[:300], x[300:]
+    options = {"num_hidden": 1, "batch_size": 100, "held_out": 0.2, "epochs": 15}
+    single = LatentTree.from_data(train, generator=seeded(), **options)
+    hidden = torch.where(torch.rand(train.shape) < 0.9, train, math.nan)
+    for rows in (train, hidden):
+        mixture = LatentTree.mixture_from_data(rows, num_components=3, generator=seeded(), **options)
+        again = LatentTree.mixture_from_data(rows, num_components=3, generator=seeded(), **options)
+        assert torch.equal(mixture.log_prob(test), again.log_prob(test))
+        assert float((mixture.log_prob(test) - single.log_prob(test)).mean()) > 0.2
+        assert mixture.num_parameters == 2 + sum(j.num_parameters for j in mixture.joints)
+    with pytest.raises(ValueError, match="as many rows"):
+        LatentTree.mixture_from_data(train[:3], num_components=4)
+
+
+def test_classes_have_trees_of_their_own_or_one_structure_that_pulls(float64):
+    torch.manual_seed(12)
+    x, y = torch.cat([tree().sample((40,)), tree().sample((60,))]), torch.arange(100) >= 40
+    weights = torch.stack([~y, y]).double()
+    options = {"num_hidden": 2, "epochs": 5, "batch_size": None}
+    own = LatentTree.of_classes(x, weights, generator=seeded(), **options)
+    mine = seeded()
+    for joint, w in zip(own, weights, strict=True):
+        alone = LatentTree.from_data(x[w > 0], generator=mine, **options)
+        for name, t in joint.tensors.items():
+            torch.testing.assert_close(t, alone.tensors[name])
+    pulled = LatentTree.of_classes(x, weights, shared=1e7, generator=seeded(), **options)
+    everyone = LatentTree.from_data(x, generator=seeded(), **options)
+    assert pulled.batch_shape == (2,)
+    assert pulled.parents == everyone.parents
+    torch.testing.assert_close(pulled.log_prob(x.unsqueeze(1)), everyone.log_prob(x).unsqueeze(-1).expand(-1, 2), rtol=1e-4, atol=1e-4)
+    some = LatentTree.of_classes(x, weights, shared=1.0, generator=seeded(), **options)
+    gain = some.log_prob(x.unsqueeze(1)).gather(1, y.long()[:, None]).sum() - everyone.log_prob(x).sum()
+    assert float(gain) > 2
+
+
+@pytest.mark.parametrize("shared", [0.0, 2.0])
+def test_the_classifier_is_bayes_rule_over_a_tree_per_class(shared):
+    torch.manual_seed(13)
+    cells = torch.rand(2, 6) < 0.5
+    y = torch.arange(200) % 2
+    x = torch.where(torch.rand(200, 6) < 0.85, cells[y], ~cells[y]).float()
+    options = {"num_hidden": 2, "epochs": 10, "shared": shared, "generator": seeded()}
+    seen = torch.rand(200, 6) < 0.8
+    labels = np.array(["a", "b"])[y.numpy()]
+    classifier = GenerativeClassifier(LatentTree, fit_options=options).fit(torch.where(seen, x, math.nan), labels)
+    joints = classifier.likelihood_
+    parts = joints if isinstance(joints, list) else [joints.with_tensors({n: t[c] for n, t in joints.tensors.items()}) for c in range(2)]
+    visible = torch.rand(200, 6) < 0.5
+    scores = torch.stack([j.marginal(visible).log_prob(x) for j in parts], -1) + classifier.log_prior_
+    np.testing.assert_allclose(classifier.predict_proba(x, visible), scores.softmax(-1).numpy(), atol=1e-5)
+    assert float((classifier.predict(x) == labels).mean()) > 0.85
+    assert classifier.method(visible[0])[0] == "elimination"
