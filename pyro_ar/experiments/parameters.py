@@ -16,6 +16,7 @@ from pyro_ar.outputs import Bernoulli, Categorical, Output
 
 __all__ = ["Count", "Row", "parameter_table", "parse_shape"]
 
+STATES = 16  # of the hidden variables of a latent tree
 READABLE = 15  # digits; beyond, a count is shown as a power
 
 
@@ -109,6 +110,7 @@ def _joints(n: int, K: int) -> list[Row]:
         Row(group, "Markov chain", "(K-1) + (n-1) K (K-1)", Count(_markov(n, K, 1))),
         Row(group, "Markov chain of order 2", "(K^2-1) + (n-2) K^2 (K-1)", Count(_markov(n, K, 2))),
         Row(group, "Chow-Liu tree", "(K-1) + (n-1) K (K-1)", Count(_markov(n, K, 1))),
+        Row(group, f"latent tree, H = {STATES} hidden states", "(H-1) + (n-1) H (H-1) + n H (K-1)", Count(_latent(n, K))),
         Row(group, "Gaussian", "n + n (n+1)/2", Count(n + n * (n + 1) // 2)),
     ]
     return rows + _neural(group, n, K)
@@ -141,6 +143,10 @@ def _image_to_image(n: int, K: int) -> list[Row]:
 
 def _independent(n: int, K: int) -> int:
     return n * (K - 1)
+
+
+def _latent(n: int, K: int) -> int:
+    return STATES - 1 + (n - 1) * STATES * (STATES - 1) + n * STATES * (K - 1)
 
 
 def _markov(n: int, K: int, order: int) -> int:

@@ -6,11 +6,12 @@ import pytest
 
 from pyro_ar.elliptical import Gaussian
 from pyro_ar.experiments.parameters import Count, parameter_table, parse_shape
+from pyro_ar.latent import LatentTree
 from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.neural.made import MADE
 from pyro_ar.neural.nade import NADE
 from pyro_ar.neural.orderless_nade import OrderlessNADE
-from pyro_ar.outputs import Bernoulli, Categorical
+from pyro_ar.outputs import Bernoulli, Categorical, PerVariable
 from pyro_ar.tables import ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 
@@ -27,6 +28,7 @@ def test_formulas_agree_with_the_joints(n, states):
     if n >= 2:
         assert table["Markov chain of order 2"].value == MarkovChain.count_parameters(sizes, order=2)
     assert table["Chow-Liu tree"].value == ChowLiuTree.count_parameters(sizes)
+    assert table["latent tree, H = 16 hidden states"].value == LatentTree.count_parameters(n, 16, PerVariable.of_states(sizes))
     assert table["Gaussian"].value == Gaussian.count_parameters(n)
 
 
