@@ -14,6 +14,7 @@ from .classify import DiscriminantAnalysis, GenerativeClassifier, LogisticRegres
 from .comparison import compare
 from .elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from .files import load, save
+from .imputation import JointImputer
 from .imputing import impute
 from .inference import Bayesian, Fit, Posterior, estimate_log_marginal, fit
 from .joint import Joint
@@ -25,7 +26,7 @@ from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovCh
 
 __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
-    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
+    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "JointImputer", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
     "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE",
     "OverOrders", "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
