@@ -18,7 +18,7 @@ import numpy as np
 
 from pyro_ar.checks import require
 
-__all__ = ["Table", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "read_csv", "read_table", "shortened"]
+__all__ = ["Table", "is_empty", "is_number", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "read_csv", "read_table", "shortened"]
 
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
@@ -151,20 +151,21 @@ def read_csv(path: str | os.PathLike) -> tuple[list[str] | None, list[list[str]]
 EMPTY = {"", "?", "-", "na", "n/a", "<na>", "nan", "null", "none", "missing"}
 
 
-def _is_empty(cell: str) -> bool:
+def is_empty(cell: str) -> bool:
+    """Whether a cell says that there is no value: one of `EMPTY`."""
     return cell.strip().lower() in EMPTY
 
 
 def _has_names(lines: list[list[str]]) -> bool:
-    if not lines or not any(_is_number(cell) for cell in lines[0]):
-        return bool(lines) and not all(map(_is_empty, lines[0]))
+    if not lines or not any(is_number(cell) for cell in lines[0]):
+        return bool(lines) and not all(map(is_empty, lines[0]))
     first, rest = lines[0], lines[1:]
     if not rest or any(len(line) != len(first) for line in rest):
         return False
     if first == [str(i) for i in range(len(first))]:
         return len(first) > 2 or any(cell not in column for cell, column in zip(first, zip(*rest, strict=True), strict=True))
-    below = [[cell for cell in column if not _is_empty(cell)] for column in zip(*rest, strict=True)]
-    return any(not _is_number(cell) and not _is_empty(cell) and len(column) > 0 and all(map(_is_number, column))
+    below = [[cell for cell in column if not is_empty(cell)] for column in zip(*rest, strict=True)]
+    return any(not is_number(cell) and not is_empty(cell) and len(column) > 0 and all(map(is_number, column))
                for cell, column in zip(first, below, strict=True))
 
 
@@ -222,14 +223,14 @@ def _numbers(path: str | os.PathLike, lines: list[list[str]]) -> tuple[np.ndarra
     """The cells as numbers, NaN where empty, and the words of the columns that held words, in the order of their codes."""
     table, words = np.full((len(lines), len(lines[0])), math.nan), {}
     for i, column in enumerate(zip(*lines, strict=True)):
-        full = [row for row, cell in enumerate(column) if not _is_empty(cell)]
+        full = [row for row, cell in enumerate(column) if not is_empty(cell)]
         known = [column[row] for row in full]
-        if known and not any(map(_is_number, known)):
+        if known and not any(map(is_number, known)):
             words[i] = sorted(set(known))
             codes = {word: code for code, word in enumerate(words[i])}
             table[full, i] = [codes[word] for word in known]
             continue
-        odd = next((row for row in full if not _is_number(column[row])), None)
+        odd = next((row for row in full if not is_number(column[row])), None)
         require(odd is None, f"{path}: wanted numbers only; got {column[odd or 0]!r} in row {(odd or 0) + 1}")
         table[full, i] = [float(cell) for cell in known]
     return table, words
@@ -250,7 +251,8 @@ def _column(path: str | os.PathLike, label: str | int, names: list[str] | None, 
     return (number or 0) % width
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, infinity among them."""
     try:
         return not math.isnan(float(cell))
     except ValueError:
