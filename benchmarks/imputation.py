@@ -1,9 +1,9 @@
 """Tables with holes, filled: `JointImputer` as it comes beside scikit-learn's imputers, on public tables.
 
-Cells are hidden completely at random (10, 30, 50 %), or at random depending on the first column, which stays seen (30 %). Errors are over hidden cells of numeric
-columns: NRMSE of the filled value and CRPS of draws, both over the column's standard deviation, and the share of hidden values inside 90 % intervals of draws.
-Every imputer is fitted to the very table it fills, and none is told more than the table. scikit-learn's draws: `IterativeImputer(sample_posterior=True)` with its
-BayesianRidge; the others give no draws, and their CRPS is the absolute error. Means over `--repeats` patterns.
+Cells are hidden completely at random (10, 30, 50 %), or at random depending on the first column, which stays seen (30 %). Errors are over hidden cells:
+NRMSE of the filled value and CRPS of draws, both over the column's standard deviation, and the share of hidden values inside 90 % intervals of draws. Every
+imputer is fitted to the very table it fills. scikit-learn's draws: `IterativeImputer(sample_posterior=True)` with its BayesianRidge; the others give no
+draws, and their CRPS is the absolute error. Means over `--repeats` patterns.
 
     python benchmarks/imputation.py [--repeats 3] [--forest]
 

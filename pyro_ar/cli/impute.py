@@ -21,7 +21,7 @@ def impute(
     table: Annotated[Path, typer.Argument(help="A CSV file with empty cells (or NA, NaN, ?, null, none, -).")],
     out: Annotated[Path, typer.Option(help="Folder of the completed tables and the report.")] = Path("completed"),
     tables: Annotated[int, typer.Option(min=0, help="Completed tables drawn besides, for multiple imputation.")] = 0,
-    joint: Annotated[str | None, typer.Option(help=f"One of: {', '.join(RECIPES)}.", show_default="the one that says most of cells hidden on purpose")] = None,
+    joint: Annotated[str | None, typer.Option(help=f"One of: {', '.join(RECIPES)}.", show_default="the best on cells hidden on purpose")] = None,
     kinds: Annotated[str | None, typer.Option(help="Kinds of columns where they are not as found, such as zip=categorical,age=real.")] = None,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
 ) -> int:
@@ -35,8 +35,8 @@ def impute(
     chosen = f"the joint is '{imputer.chosen_}'"
     if imputer.scores_:
         rest = ", ".join(f"{name} {score:.3f}" for name, score in imputer.scores_.items() if name != imputer.chosen_)
-        chosen += f": {imputer.scores_[imputer.chosen_ or '']:.3f} nats for a cell hidden on purpose ({rest})"
-    screen.print(chosen, highlight=False)
+        chosen += f": {imputer.scores_[imputer.chosen_ or '']:.3f} on cells hidden on purpose, minus their CRPS ({rest})"
+    screen.print(chosen, highlight=False, soft_wrap=True)
     shown = Table(box=None, padding=(0, 2, 0, 0))
     for name, justify in (("column", "left"), ("kind", "left"), ("filled", "right"), ("how unsure", "right")):
         shown.add_column(name, justify=justify)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
     joints, states) they are those of 200 draws, whose error is a fourteenth of a standard deviation of the cell.
 
     Args:
-        joint: Which joint is fitted. None: the one of `RECIPES` that says most of cells hidden on purpose in held-out rows; the name of one
+        joint: Which joint is fitted. None: the one of `RECIPES` whose draws of cells hidden on purpose in held-out rows have the best CRPS; the name of one
             ('gaussian', 'rank-normal gaussian', 'rank-normal student-t', 'mixture of 4', 'mixture of 16', 'latent tree'); or a function from
             rows `(N, n)` (numbers standardised, states by their position, NaN where hidden), their `Column`s and a generator to a `Joint`.
         kinds: Kind of a column ('real', 'count', 'binary', 'categorical') by its name, or position as text where columns have no names; others are found.
@@ -41,7 +41,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
         columns_: What each column was found to be.
         joint_: The fitted joint, over the columns that are not constant.
         chosen_: Its name, or None.
-        scores_: Nats per hidden cell of each candidate; empty where there was no choice.
+        scores_: Minus the CRPS (of states half the Brier score) of each candidate; empty where there was no choice.
         n_features_in_: Columns.
         feature_names_in_: Their names, if they have some.
 

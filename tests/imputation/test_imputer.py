@@ -14,8 +14,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pyro_ar import Gaussian
-from pyro_ar.imputation import JointImputer
+from pyro_ar import FullyIndependent, Gaussian
+from pyro_ar.imputation import Column, JointImputer
 from pyro_ar.imputation.recipes import RECIPES, choose
 
 
@@ -126,27 +126,36 @@ def test_the_choice_sees_no_row_that_it_scores():
     fits, scores = [], []
 
     class Recording(Gaussian):
-        def marginal(self, visible):
-            answer = super().marginal(visible)
-            log_prob = answer.log_prob
-            answer.log_prob = lambda rows: (scores.append(rows), log_prob(rows))[1]
-            return answer
+        def given(self, x, visible, **options):
+            scores.append((x, visible))
+            return super().given(x, visible, **options)
 
     def recipe(rows, columns, generator):
         fits.append(rows)
         return Recording(torch.zeros(3).double(), torch.eye(3).double())
 
-    found = choose(x, (), {"a": recipe}, 3, torch.Generator().manual_seed(1))
+    columns = [Column(str(i), "real") for i in range(3)]
+    found = choose(x, columns, {"a": recipe}, 3, torch.Generator().manual_seed(1))
     assert len(fits) == 3
     numbers = [{tuple(row) for row in rows.tolist()} for rows in fits]
-    asked = [{tuple(row) for row in rows.tolist()} for rows in scores]
-    for fitted, one, two in zip(numbers, asked[::2], asked[1::2], strict=True):
-        assert one == two
+    asked = [{tuple(row) for row in rows.tolist()} for rows, _ in scores]
+    assert all(0.5 < visible.double().mean() < 0.9 for _, visible in scores)  # three tenths are hidden
+    for fitted, one in zip(numbers, asked, strict=True):
         assert not fitted & one
         assert len(fitted | one) == 60
     assert set().union(*asked) == {tuple(row) for row in x.tolist()}
-    # log p of each hidden cell of a standard normal, by hand
-    assert found["a"] == pytest.approx(-0.5 * math.log(2 * math.pi) - 0.5, abs=0.3)
+    # a standard normal forecast of standard normal cells: minus its CRPS, 1 / sqrt(pi), with some 50 cells
+    assert found["a"] == pytest.approx(-1 / math.sqrt(math.pi), abs=5 * 0.45 / math.sqrt(50))
+
+
+def test_scores_of_states_are_those_of_brier():
+    """A fair coin said of a coin that always shows 1: half of (1/2)^2 + (1/2)^2."""
+    x = torch.ones(90, 2, dtype=torch.float64)
+    columns = [Column("a", "binary", (0, 1)), Column("b", "binary", (0, 1))]
+    found = choose(x, columns, {"coin": lambda rows, columns, generator: FullyIndependent(torch.zeros(2, 2).double()), "broken": lambda *a: 1 / 0}, 3,
+                   torch.Generator().manual_seed(1))
+    assert found["coin"] == pytest.approx(-0.25, abs=5 * 0.5 / math.sqrt(90 * 0.6 * 60))
+    assert found["broken"] == -math.inf
 
 
 def test_the_choice_takes_the_best():
