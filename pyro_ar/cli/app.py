@@ -12,6 +12,7 @@ import typer
 from pyro_ar.checks import IntractableError
 from pyro_ar.cli.compare import compare
 from pyro_ar.cli.distances import distances
+from pyro_ar.cli.families import families
 from pyro_ar.cli.impute import impute
 from pyro_ar.cli.occlusion import occlusion
 from pyro_ar.cli.parameters import parameters
@@ -20,7 +21,7 @@ __all__ = ["app", "main"]
 
 
 app = typer.Typer(help="Exact autoregressive joints, and the classifiers they make.", pretty_exceptions_enable=False)
-for command in (occlusion, compare, distances, impute, parameters):
+for command in (occlusion, compare, distances, families, impute, parameters):
     app.command()(command)
 
 

@@ -45,6 +45,8 @@ class Registered:
         most_counted: n (K - 1) beyond which counting takes too much memory.
         compared: In `pyro-ar compare`; None: it is left out.
         classifies: In `pyro-ar occlusion`, with the class as context; None: it is left out.
+        shown: In `pyro-ar families`; None: it is left out.
+        images: It takes images only, `(channels, height, width)`.
     """
 
     family: type[Family]
@@ -56,22 +58,25 @@ class Registered:
     most_counted: float = float("inf")
     compared: Trained | None = None
     classifies: Trained | None = None
+    shown: Trained | None = None
+    images: bool = False
 
 
 FAMILIES: dict[str, Registered] = {
     "FVSBN": Registered(
         FVSBN, counted={}, formula=("n (n+1)/2", "n (K-1) + (K-1)^2 n (n-1)/2"), remark=" (linear logits)", compared=Trained(fit={"lr": 1e-2}),
-        classifies=Trained(fit={"epochs": 40, "batch_size": 128, "lr": 3e-2})),
+        classifies=Trained(fit={"epochs": 40, "batch_size": 128, "lr": 3e-2}), shown=Trained(fit={"lr": 1e-2})),
     "NADE": Registered(
         NADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("2 n h + n", "((2n-1) h + n) (K-1) + h"), remark=f", h = {UNITS}",
         compared=Trained({"hidden": 64}, {"lr": 5e-3}),
-        classifies=Trained({"hidden": 64}, {"epochs": 60, "batch_size": 256, "lr": 3e-2, "weight_decay": 0.3})),
+        classifies=Trained({"hidden": 64}, {"epochs": 60, "batch_size": 256, "lr": 3e-2, "weight_decay": 0.3}),
+        shown=Trained({"hidden": 100}, {"lr": 1e-2})),
     "MADE": Registered(
         MADE, {"hidden": (5, 4), "activation": "tanh"}, counted={"hidden": UNITS}, formula=("about n h + n + h", "about (n h + n) (K-1) + h"),
-        remark=f", h = {UNITS}", most_counted=10**7),
+        remark=f", h = {UNITS}", most_counted=10**7, shown=Trained({"hidden": (200,)})),
     "OrderlessNADE": Registered(
         OrderlessNADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("3 n h + n + h", "(2n h + n) (K-1) + (n+1) h"), remark=f", h = {UNITS}",
         compared=Trained({"hidden": 64}, {"lr": 5e-3}, "any-order NADE"),
-        classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2})),
+        classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2}), shown=Trained({"hidden": 100}, {"lr": 1e-2})),
     "MixtureChain": Registered(MixtureChain, free=False),
 }
