@@ -64,7 +64,7 @@ class Transformed(Joint):
         require(element_wise, "Transformed wants an element-wise bijection", transform)
         if validate_args is not False and not transforms_active():
             _check_domain(transform, torch.zeros(joint.event_shape, dtype=torch.float64, device=joint.device))
-        self.joint, self.transform = joint, owned(transform)
+        self.joint, self.transform = joint, _owned(transform)
         super().__init__({f"joint.{name}": t for name, t in joint.tensors.items()}, joint.batch_shape, joint.event_shape,
                          validate_args=validate_args)
 
@@ -273,13 +273,13 @@ def _bounds(constraint: Any) -> tuple[Any, Any] | None:
     return -math.inf if ends[0] is None else ends[0], math.inf if ends[1] is None else ends[1]
 
 
-def owned(transform: Transform) -> Transform:
+def _owned(transform: Transform) -> Transform:
     """The same transform without torch's weak inverses."""
     if isinstance(transform, ComposeTransform):
-        return ComposeTransform([owned(part) for part in transform.parts])
+        return ComposeTransform([_owned(part) for part in transform.parts])
     if isinstance(transform, transforms._InverseTransform):
         inner: Any = transform._inv
-        return Inverse(owned(inner))
+        return Inverse(_owned(inner))
     return transform
 
 

@@ -49,8 +49,10 @@ FOREIGN: dict[str, tuple[type, Mapping[str, str]]] = {
     "torch.AffineTransform": (transforms.AffineTransform, {"loc": "loc", "scale": "scale", "event_dim": "event_dim"}),
     "torch.CatTransform": (transforms.CatTransform, {"tseq": "transforms", "dim": "dim", "lengths": "lengths"}),
     "torch.ComposeTransform": (transforms.ComposeTransform, {"parts": "parts"}),
+    "torch._InverseTransform": (transforms._InverseTransform, {"transform": "_inv"}),
     "torch.PowerTransform": (transforms.PowerTransform, {"exponent": "exponent"}),
-    **{f"torch.{cls.__name__}": (cls, {}) for cls in (transforms.ExpTransform, transforms.SigmoidTransform, transforms.SoftplusTransform, transforms.TanhTransform)},
+    **{f"torch.{cls.__name__}": (cls, {}) for cls in (
+        transforms.ExpTransform, transforms.SigmoidTransform, transforms.SoftplusTransform, transforms.TanhTransform)},
     **{f"pyro.{cls.__name__}": (cls, {}) for cls in (dist.transforms.LeakyReLUTransform, dist.transforms.SoftplusTransform)},
     **{f"pyro.{cls.__name__}": (cls, {name: name for name in cls.arg_constraints}) for cls in (
         dist.AsymmetricLaplace, dist.Cauchy, dist.Gumbel, dist.Laplace, dist.Logistic, dist.Normal, dist.SkewLogistic, dist.SoftLaplace, dist.StudentT)},

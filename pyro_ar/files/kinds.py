@@ -81,7 +81,8 @@ def _make_distribution(cls: Any, parts: Parts) -> Expandable:
 
 
 def _module_parts(module: Any) -> Parts:
-    require(not isinstance(module, PyroModule), "save wants a family with weights of its own, not with Pyro's random ones; see Posterior", type(module).__name__)
+    own = not isinstance(module, PyroModule)
+    require(own, "save wants a family with weights of its own, not with Pyro's random ones; see Posterior", type(module).__name__)
     found = getattr(module, "arguments", {})
     require(bool(found), "save wants a family whose constructor says how it was made; derive a class of your own from Family", type(module).__name__)
     buffers = dict(module.named_buffers(recurse=False))  # such as an order, drawn once where 'random' was asked for

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from torch import Size, Tensor
-from torch.distributions import Transform
 
-from pyro_ar.changes.transformed import owned
 from pyro_ar.checks import require
 from pyro_ar.files.classes import CLASSES, FOREIGN, name_of
 from pyro_ar.files.kinds import kind_of
@@ -54,7 +52,7 @@ class Writer:
             return {"list" if isinstance(value, list) else "tuple": [self.of(part, f"{name}.{i}") for i, part in enumerate(value)]}
         if isinstance(value, type):
             return {"type": name_of(value, name)}
-        return self._thing(owned(value) if isinstance(value, Transform) else value, name)
+        return self._thing(value, name)
 
     def _thing(self, thing: Any, name: str) -> dict[str, Any]:
         if id(thing) in self._things:
@@ -68,7 +66,8 @@ class Writer:
             else:
                 parts = kind_of(type(thing)).parts(thing)
         except AttributeError as error:
-            require(False, f"save wants {name} to hold the arguments of its constructor as attributes of the same names, or to give them as `arguments`", str(error))
+            require(False, f"save wants {name} to hold the arguments of its constructor as attributes of the same names, or to give them as "
+                    "`arguments`", str(error))
         return {"class": cls, "number": number, "parts": {part: self.of(value, f"{name}.{part}") for part, value in parts.items()}}
 
     def _tensor(self, t: Tensor, name: str) -> dict[str, Any]:
@@ -76,7 +75,8 @@ class Writer:
         require(str(t.dtype) in DTYPES and not t.is_complex() and not t.is_sparse, f"save wants dense real tensors in {name}", t)
         expanded = [d for d in range(t.ndim) if t.stride(d) == 0 and t.shape[d] > 1]
         whole, t = t, t[tuple(slice(0, 1) if d in expanded else slice(None) for d in range(t.ndim))]
-        order = sorted(range(t.ndim), key=lambda d: -t.stride(d))
+        strides: tuple[int, ...] = t.stride()
+        order = sorted(range(t.ndim), key=lambda d: -strides[d])
         stored = t.permute(order).cpu().contiguous()
         key = stored.dtype, stored.shape, hashlib.blake2b(stored.reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
         if key not in self._stored:
@@ -93,7 +93,8 @@ class Writer:
         require(array.dtype.kind in ARRAYS, f"save does not know how to write {name}", str(array.dtype))
         across = array.flags.f_contiguous and not array.flags.c_contiguous
         data = torch.from_numpy(np.frombuffer((array.T if across else array).tobytes(), np.uint8).copy())
-        return {"array": array.dtype.str, "data": self._tensor(data, name), "shape": list(array.shape), "across": across, "scalar": isinstance(value, np.generic)}
+        return {"array": array.dtype.str, "data": self._tensor(data, name), "shape": list(array.shape), "across": across,
+                "scalar": isinstance(value, np.generic)}
 
 
 class Reader:

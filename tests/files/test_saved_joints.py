@@ -331,12 +331,12 @@ class Forgetful(par.FullyIndependent):
 def test_joints_of_ones_own(tmp_path):
     joint = Biased(torch.zeros(2, 2), 1.0)
     par.save(joint, tmp_path / "file")
-    with pytest.raises(ValueError, match="unknown class.*'Biased'"):
+    with pytest.raises(ValueError, match=r"unknown class.*'Biased'"):
         par.load(tmp_path / "file")
     back = par.load(tmp_path / "file", {"Biased": Biased})
     assert back.by == 1.0
     same(joint, back)
-    with pytest.raises(ValueError, match="to hold the arguments of its constructor.*'table'"):
+    with pytest.raises(ValueError, match=r"to hold the arguments of its constructor.*'table'"):
         par.save(Forgetful(torch.zeros(2, 2)), tmp_path / "other")
     with pytest.raises(ValueError, match="a name of its own"):
         par.save(type("Gaussian", (Biased,), {})(torch.zeros(2, 2), 1.0), tmp_path / "other")
