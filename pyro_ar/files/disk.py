@@ -40,9 +40,9 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
       inverses and compositions), and Pyro's scalar priors over the reals.
 
     **Not covered**, and refused: a plain `Family` around a net, which does not say how the net was made; weights that Pyro draws (`PyroSample`;
-    save the `Posterior`); functions, such as `train` of a `GenerativeClassifier`, and random generators as `random_state`; transforms, priors and
-    estimators of other kinds. Not kept: gradients, and which tensors of a joint required them; devices (tensors come back on the CPU);
-    the state of an optimiser (see `folder` of `par.fit`).
+    save the `Posterior`); a `JointImputer` (save its joint); functions, such as `train` of a `GenerativeClassifier`, and random generators as
+    `random_state`; transforms, priors and estimators of other kinds. Not kept: gradients, and which tensors of a joint required them; devices
+    (tensors come back on the CPU); the state of an optimiser (see `folder` of `par.fit`).
 
     Raises:
         ValueError: Something in it is not of these kinds, some weight is NaN, or there is no such folder.
