@@ -4,7 +4,7 @@ import copy
 import math
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -15,6 +15,7 @@ from pyro_ar.checks import broadcast, require
 from pyro_ar.enumeration import (
     refuse,
 )
+from pyro_ar.recorded import arguments_read
 from pyro_ar.transforms import is_mapped
 
 __all__ = ["Expandable", "batch_of", "check_readable", "draw_states", "is_shape", "shapes_of", "support_of_cells"]
@@ -24,6 +25,13 @@ class Expandable(TorchDistribution):
     """A distribution whose tensors broadcast, so that expanding is a change of `batch_shape`."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
+    set_later: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are no arguments of the constructor and belong to what the distribution is, for `par.save`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor, by name, that make the same distribution before any `expand`."""
+        return arguments_read(self)
 
     def expand(self, batch_shape: Size | Sequence[int], _instance: object = None) -> Self:
         batch_shape = Size(batch_shape)

@@ -150,6 +150,10 @@ class Given(Expandable):
         super().__init__(self.log_evidence.shape, joint.event_shape,
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"joint": self.joint, "x": self._x, "visible": self.visible}
+
     def __repr__(self) -> str:
         rows = f"batch {tuple(self.batch_shape)}" if self.batch_shape else ""
         return one_line("Given", _seen(self.visible, self.event_shape), rows, f"of {type(self.joint).__name__}", *self.joint._described())

@@ -191,12 +191,12 @@ def logit(low: float | Tensor, high: float | Tensor) -> Transform:
 def _is_affine(transform: Transform) -> bool:
     if isinstance(transform, ComposeTransform):
         return all(map(_is_affine, transform.parts))
-    if isinstance(transform, _Inverse):
+    if isinstance(transform, Inverse):
         return _is_affine(transform.transform)
     return isinstance(transform, AffineTransform)
 
 
-class _Inverse(Transform):
+class Inverse(Transform):
     """The inverse of a transform, which it owns: torch's refers to it weakly and is lost by pickle."""
 
     bijective = True
@@ -279,7 +279,7 @@ def _owned(transform: Transform) -> Transform:
         return ComposeTransform([_owned(part) for part in transform.parts])
     if isinstance(transform, transforms._InverseTransform):
         inner: Any = transform._inv
-        return _Inverse(_owned(inner))
+        return Inverse(_owned(inner))
     return transform
 
 

@@ -16,6 +16,7 @@ from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.inference.descent import descend
+from pyro_ar.recorded import Recorded
 
 __all__ = ["PatternNet"]
 
@@ -116,10 +117,8 @@ class PatternNet(PartlySeenClassifier):
 
     def _net(self, cells: int) -> nn.Sequential:
         if self._images:
-            return _convolutional(self._images, self.channels, self.hidden, self.dropout, len(self.classes_))
-        sizes = [2 * cells] + self.layers * [self.hidden]
-        blocks = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(self.dropout)) for a, b in itertools.pairwise(sizes)]
-        return nn.Sequential(*itertools.chain(*blocks), nn.Linear(sizes[-1], len(self.classes_)))
+            return ConvolutionalLayers(self._images, self.channels, self.hidden, self.dropout, len(self.classes_))
+        return DenseLayers(cells, self.layers, self.hidden, self.dropout, len(self.classes_))
 
     def _patterns(self, rows: int, cells: int, draws: Generator) -> Tensor:
         if self._images:
@@ -164,13 +163,25 @@ class PatternNet(PartlySeenClassifier):
         return sum(weight.numel() for net in self.nets_ for weight in net.parameters())
 
 
-def _convolutional(shape: tuple[int, ...], channels: int, hidden: int, dropout: float, classes: int) -> nn.Sequential:
-    depth, height, width = shape
-    widths = (2 * depth, channels, 2 * channels, 2 * channels, 4 * channels)
-    layers: list[nn.Module] = []
-    for (a, b), stride in zip(itertools.pairwise(widths), (2, 1, 2, 1), strict=True):
-        layers += [nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU()]
-    cells = math.prod(math.ceil(math.ceil(size / 2) / 2) for size in (height, width))
-    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * channels * cells, hidden), nn.ReLU(),
-               nn.Dropout(dropout), nn.Linear(hidden, classes)]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+class DenseLayers(Recorded, nn.Sequential):
+    """A network of cells and their visibility."""
+
+    def __init__(self, cells: int, layers: int, hidden: int, dropout: float, classes: int) -> None:
+        sizes = [2 * cells] + layers * [hidden]
+        blocks = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(sizes)]
+        super().__init__(*itertools.chain(*blocks), nn.Linear(sizes[-1], classes))
+
+
+class ConvolutionalLayers(Recorded, nn.Sequential):
+    """A network of images `(channels, height, width)` and their visibility."""
+
+    def __init__(self, shape: Sequence[int], channels: int, hidden: int, dropout: float, classes: int) -> None:
+        depth, height, width = shape
+        widths = (2 * depth, channels, 2 * channels, 2 * channels, 4 * channels)
+        layers: list[nn.Module] = []
+        for (a, b), stride in zip(itertools.pairwise(widths), (2, 1, 2, 1), strict=True):
+            layers += [nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU()]
+        cells = math.prod(math.ceil(math.ceil(size / 2) / 2) for size in (height, width))
+        layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * channels * cells, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)]
+        super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

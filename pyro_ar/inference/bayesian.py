@@ -8,7 +8,6 @@ import math
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -36,7 +35,7 @@ from pyro_ar.mixture import Averaged
 from pyro_ar.neural.family import Family
 from pyro_ar.visible import read_rows
 
-__all__ = ["MAX_EVIDENCE_WEIGHTS", "Bayesian", "Diagnostics", "Posterior"]
+__all__ = ["MAX_EVIDENCE_WEIGHTS", "Bayesian", "Diagnostics", "Posterior", "Refit"]
 
 # NUTS adapts to the full covariance of the weights if it sees so many steps of warm-up for each; with fewer, the covariance is mostly noise, and
 # trajectories are many times as long as with variances alone (136 weights, 300 steps: see benchmarks/nltcs_nuts.py).
@@ -63,6 +62,23 @@ class Diagnostics(NamedTuple):
     ess_tail: float
     divergences: int
     draws: int
+
+
+@dataclass
+class Refit:
+    """A fit with given settings to other rows, as an object: unlike a function that was made on the way, it can be pickled and saved.
+
+    Attributes:
+        model: Whose `fit` it calls.
+        options: Arguments of that, besides the rows.
+    """
+
+    model: "Bayesian"
+    options: dict[str, Any]
+
+    def __call__(self, x: Array, visible: Array | None = None) -> "Posterior":
+        """The posterior given these rows."""
+        return self.model.fit(x, visible, **self.options)
 
 
 @dataclass
@@ -166,6 +182,11 @@ class Bayesian:
         self._free = _free_entries(self._template, family.num_parameters)
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor, by name."""
+        return {"family": self.family, "prior": self.prior}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Free entries by weight."""
         return {name: len(index) for name, index in self._free.items()}
@@ -238,10 +259,9 @@ class Bayesian:
                 draws = {name: t.unflatten(0, (num_chains, num_draws)) for name, t in draws.items()}
                 diverging = torch.zeros(num_chains, num_draws, dtype=torch.bool)
 
-        # No function made here: those cannot be pickled, and a posterior may have taken hours.
-        refit = partial(self.fit, method=method, num_draws=num_draws, num_chains=num_chains, warmup=warmup, steps=steps, lr=lr, rank=rank,
-                        max_tree_depth=max_tree_depth, seed=seed, progress=False)
-        return Posterior(self.bind(draws), draws, x, visible, method, diverging, refit, None, *_settling(losses))
+        options = {"method": method, "num_draws": num_draws, "num_chains": num_chains, "warmup": warmup, "steps": steps, "lr": lr, "rank": rank,
+                   "max_tree_depth": max_tree_depth, "seed": seed, "progress": False}
+        return Posterior(self.bind(draws), draws, x, visible, method, diverging, Refit(self, options), None, *_settling(losses))
 
     def _rows(self, x: Tensor, visible: Tensor | None) -> dict[str, Tensor | None]:
         """Checked rows, each distinct one once with its count."""

@@ -144,6 +144,12 @@ class Autoregressive(Joint):
         return type(self)(self.net, weights, self.output, self._given_order, tensors.get("context"), self._buffers,
                           validate_args=self._validate_args)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        weights = {name: t for name, t in self._tensors.items() if name != "context"}
+        return {"net": self.net, "weights": weights, "output": self.output, "order": self._given_order, "context": self.context,
+                "buffers": dict(self._buffers)}
+
     def _in_order(self, order: Tensor) -> "Autoregressive":
         """The joint of the same weights in another order, which is not checked."""
         new = copy.copy(self)

@@ -1,10 +1,9 @@
 r"""Families: modules that own weights, and give a joint when they are called."""
 
-import functools
 import inspect
 import math
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -18,11 +17,12 @@ from pyro_ar.neural.draws import skeleton
 from pyro_ar.neural.net import Net, as_event_shape
 from pyro_ar.order import make_order, random_orders
 from pyro_ar.outputs import Bernoulli, Output
+from pyro_ar.recorded import Recorded
 
 __all__ = ["Family"]
 
 
-class Family(nn.Module):
+class Family(Recorded, nn.Module, record=False):
     r"""A module around a net; calling it reads the net's weights, buffers and mode, and binds them in an `Autoregressive`.
 
     Priors on the weights work as in any Pyro module: `pyro.nn.module.to_pyro_module_(family)`, then set
@@ -64,12 +64,6 @@ class Family(nn.Module):
         self._structure: tuple[Net] = (skeleton(net),)
         self._in_mode: dict[tuple[bool, ...], Net] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Let the constructor record its arguments."""
-        super().__init_subclass__(**options)
-        if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
-
     def forward(self, context: Tensor | None = None, order: Tensor | None = None) -> Autoregressive:
         """The joint of the present weights, buffers and mode.
 
@@ -108,11 +102,6 @@ class Family(nn.Module):
             order = random_orders(len(x), math.prod(self.event_shape)).to(x.device)
         joint = self(context, order)
         return joint.log_prob(x) if visible is None else joint.marginal(visible).log_prob(x)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the constructor of a class of families, by name; of a plain `Family`, none."""
-        return dict(self.__dict__.get("_arguments", {}))
 
     def __repr__(self) -> str:
         """What it is over and made with, in one line; `net` shows its modules."""
@@ -172,23 +161,3 @@ class Family(nn.Module):
         made = None if order is None else make_order(order, n, generator)
         along = output if made is None or net.any_order or not isinstance(output, Output) else output.in_order(made.tolist())
         Family.__init__(self, net(event_shape, along, context_dim, **options), output, order=made)
-
-
-def _recording(construct: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that leaves its arguments, defaults included, in `_arguments`; that of the most derived class counts."""
-    signature = inspect.signature(construct)
-
-    @functools.wraps(construct)
-    def recorded(self: Any, *args: Any, **options: Any) -> None:
-        if "_arguments" not in self.__dict__:
-            bound = signature.bind(self, *args, **options)
-            bound.apply_defaults()
-            found = dict(bound.arguments)
-            found.pop(next(iter(signature.parameters)))
-            for name, parameter in signature.parameters.items():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    found.update(found.pop(name))
-            self.__dict__["_arguments"] = {name: value for name, value in found.items() if name != "generator"}
-        construct(self, *args, **options)
-
-    return recorded

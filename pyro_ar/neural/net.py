@@ -15,12 +15,13 @@ from torch.utils._pytree import tree_map
 
 from pyro_ar.checks import require
 from pyro_ar.outputs import Output
+from pyro_ar.recorded import Recorded
 from pyro_ar.transforms import transforms_active
 
 __all__ = ["AnyOrderNet", "Net", "as_event_shape", "as_rows", "transforms_active"]
 
 
-class Net(nn.Module):
+class Net(Recorded, nn.Module):
     r"""From the variables of a row to the raw parameters of all their conditionals, where each may depend on those before it only.
 
     A net knows nothing of batches, draws or Pyro. It says in which `layout` values reach it:

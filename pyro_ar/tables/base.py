@@ -324,6 +324,12 @@ class TablePosterior:
         return one_line("TablePosterior", f"of {self._joint.__name__}", f"{counted(len(sizes), 'variable')} of {of} states",
                         counted(len(self.dirichlets), "table"))
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor, by name."""
+        concentrations = [d.concentration for d in self.dirichlets]
+        return {"joint": self._joint, "concentrations": concentrations, "num_states": self._num_states, "structure": self._structure}
+
     def _build(self, tables: list[Tensor]) -> TableJoint:
         logits = [
             table.log().unflatten(-1, [self._num_states[v] for v in blocks[0].children])

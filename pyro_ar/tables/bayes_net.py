@@ -52,6 +52,7 @@ class BayesNet(FamilyJoint):
 
     variables: tuple[Hashable, ...] | None = None
     state_names: tuple[tuple[Hashable, ...], ...] | None = None
+    set_later = ("variables", "state_names")
 
     def __init__(self, parents: Sequence[Sequence[int]], tables: Sequence[Tensor],
                  *, validate_args: bool | None = None) -> None:

@@ -143,6 +143,11 @@ class MarkovChain(FamilyJoint):
             rest = [t for name, t in tensors.items() if name != "initial_logits"]
         return MarkovChain(tensors.get("initial_logits"), rest, self.markov_order, self.num_variables, validate_args=self._validate_args)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"initial_logits": self.initial_logits, "transition_logits": self.transition_logits, "order": self.markov_order,
+                "num_variables": self.num_variables}
+
     _options = ("order", "stationary")
 
     @classmethod

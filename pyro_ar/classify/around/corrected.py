@@ -24,6 +24,7 @@ from pyro_ar.classify.mda.mixture_discriminant import MixtureDiscriminantAnalysi
 from pyro_ar.classify.pattern_net import PatternNet
 from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.inference.descent import descend
+from pyro_ar.recorded import Recorded
 
 __all__ = ["CorrectedClassifier"]
 
@@ -229,7 +230,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         return self.classifier_.num_parameters + net.num_parameters + sum(w.numel() for w in self.weights_.parameters())
 
 
-class Weights(nn.Module):
+class Weights(Recorded, nn.Module):
     """The exponents a and b of what both say beyond their priors, and the biases c, from how much is visible and how sure both are; at first 1, 0 and 0."""
 
     FEATURES = 8

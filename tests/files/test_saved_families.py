@@ -136,16 +136,43 @@ def test_a_file_from_a_stranger_runs_no_code(tmp_path):
     assert not ran.exists()
 
 
+def of_class(name, number=0, **parts):
+    return {"class": name, "number": number, "parts": parts}
+
+
+def arguments(**values):
+    return {"dict": list(map(list, values.items()))}
+
+
+def state(**tensors):
+    return {"dict": [[name, {"tensor": held, "of": "torch.float32", "stored": shape}] for name, (held, shape) in tensors.items()]}
+
+
+THREE = {"arguments": arguments(event_shape=3), "dtype": {"dtype": "torch.float32"}, "training": {"list": [True, True]}, "frozen": {"list": []}}
+
+
 @pytest.mark.parametrize(("head", "match"), [
-    ({"class": "os", "arguments": {"dict": {}}}, "unknown class"),
-    ({"class": "MixtureOfNormals"}, "do not fit"),
-    ({"class": "FVSBN", "arguments": {"dict": {"event_shape": 3, "surprise": 1}}}, "do not fit"),
-    ({"class": "FVSBN", "arguments": {"dict": {"event_shape": 3}}, "state": {"net.weight": {"tensor": "a"}}, "dtype": "float32"}, "do not fit"),
-    ({"class": "FVSBN", "arguments": {"dict": {"event_shape": 3}}, "state": {"net.weight": {"tensor": "b"}}, "dtype": "float32"}, "do not fit"),
-    ({"class": "FVSBN", "arguments": {"dict": {"event_shape": 0}}}, "event_shape must be"),
+    ([], "no model"),
+    ({"tuple": []}, "no model"),
+    (of_class("os", arguments=arguments()), "unknown class"),
+    (of_class(["FVSBN"], arguments=arguments()), "do not fit"),
+    (of_class("posix.system", arguments=arguments(command="true")), "unknown class"),
+    (of_class("MixtureOfNormals"), "do not fit"),
+    (of_class("MixtureOfNormals", arguments=arguments(components=[3])), "list without its kind"),
+    (of_class("MixtureOfNormals", arguments=arguments(components={"surprise": 3})), "unknown kind"),
+    (of_class("FVSBN", arguments=arguments(event_shape=3, surprise=1)), "do not fit"),
+    (of_class("FVSBN", **THREE, state=state(**{"net.weight": ("a", [1])})), "do not fit"),
+    (of_class("FVSBN", **THREE, state=state(**{"net.weight": ("b", [1])})), "do not fit"),
+    (of_class("FVSBN", **THREE, state=state(**{"net.weight": ("a", [2])})), r"tensor a must be torch.float32 of shape \[2\]"),
+    (of_class("FVSBN", arguments=arguments(event_shape=0)), "event_shape must be"),
+    (of_class("FullyIndependent", arguments=arguments(logits={"same": 7})), "do not fit"),
+    (of_class("GenerativeClassifier", arguments=arguments(likelihood={"type": "subprocess.Popen"})), "unknown class"),
+    (of_class("DiscriminantAnalysis", arguments=arguments(), learnt=arguments(predict=1)), "no fit leaves"),
+    (of_class("DiscriminantAnalysis", arguments=arguments(), learnt=arguments(__class__=1)), "no fit leaves"),
+    (of_class("PatternNet", arguments=arguments(), learnt=arguments(mean_={"array": "|O", "shape": [1]})), "array of objects"),
 ])
 def test_configurations_that_do_not_fit_are_named(head, match, tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "file", {"format": "pyro_ar-2", "pyro_ar": json.dumps(head)})
+    save_file({"a": torch.zeros(1)}, tmp_path / "file", {"format": "pyro_ar-3", "pyro_ar": json.dumps(head)})
     with pytest.raises(ValueError, match=match):
         par.load(tmp_path / "file")
 
@@ -158,8 +185,11 @@ def test_bad_files_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="torn"):
         par.load(path)
-    for about, match in (({}, r"not written by pyro_ar\.save"), ({"format": "pyro_ar-1", "pyro_ar": "{}"}, "written by an earlier pyro_ar"),
-                         ({"format": "pyro_ar-2", "pyro_ar": "{"}, "no readable configuration")):
+    for about, match in (({}, r"not written by pyro_ar\.save"), ({"format": "pyro_ar-1", "pyro_ar": "{}"}, "earlier pyro_ar .format pyro_ar-1., which lost"),
+                         ({"format": "pyro_ar-2", "pyro_ar": "{}"}, "earlier pyro_ar .format pyro_ar-2., which knew families alone"),
+                         ({"format": "pyro_ar-3", "pyro_ar": "{"}, "no readable configuration"),
+                         ({"format": "pyro_ar-3", "pyro_ar": "[" * 10**5}, "no readable configuration"),
+                         ({"format": "pyro_ar-3"}, "no readable configuration")):
         save_file({"a": torch.zeros(1)}, path, about)
         with pytest.raises(ValueError, match=match):
             par.load(path)
