@@ -15,7 +15,7 @@ import torch
 import pyro_ar as par
 
 SLOW = ("sklearn", "matplotlib", "pandas", "rich", "typer", "arviz", "lightning", "safetensors", "scipy")
-NEED_SKLEARN = {"DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "MixtureDiscriminantAnalysis"}
+NEED_SKLEARN = {"DiscriminantAnalysis", "GenerativeClassifier", "JointImputer", "LogisticRegression", "MixtureDiscriminantAnalysis"}
 
 STATE = """
 import sys, torch, pyro
