@@ -290,7 +290,9 @@ class Joint(Expandable):
         return x
 
     def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        good = support_of_cells(self.support).check(x) & x.isfinite()
+        good = support_of_cells(self.support).check(x)
+        if self.num_states is None:  # no state is NaN or infinite
+            good = good & x.isfinite()
         if visible is not None:
             good = good | ~visible
         if not bool(good.all()):

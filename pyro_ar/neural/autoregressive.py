@@ -27,7 +27,7 @@ from pyro_ar.neural.hidden import each_state, fill, hidden_before, in_groups, jo
 from pyro_ar.neural.net import Net
 from pyro_ar.order import check_order, inverse, visible_first
 from pyro_ar.outputs import Output
-from pyro_ar.outputs.per_variable import support_of
+from pyro_ar.outputs.per_variable import alike, support_of
 from pyro_ar.transforms import as_array, is_mapped, transforms_active
 
 __all__ = ["MAX_STATES", "Autoregressive"]
@@ -374,11 +374,11 @@ def _own_order(net: Net, order: Tensor | None, device: torch.device) -> Tensor |
 def _output_in_chain(net: Net, output: Output, order: Tensor | None) -> Output:
     """The output whose variables stand in the order of the chain, which must be what the net was made for."""
     n, made_for = net.num_variables, net.output
-    several = len(set(output.variables(n))) > 1
-    if several and order is not None and not net.any_order:
+    if not alike(output.variables(n)) and order is not None and not net.any_order:
         require(order.ndim == 1, "variables with outputs of their own take one order, not a batch of them", order)
         output = output.in_order(order.tolist())
-    require([(o.raw, o.inputs) for o in made_for.variables(n)] == [(o.raw, o.inputs) for o in output.variables(n)],
+    same = made_for == output or [(o.raw, o.inputs) for o in made_for.variables(n)] == [(o.raw, o.inputs) for o in output.variables(n)]
+    require(same,
             f"output must be as {made_for!r}, for which the net was made: {made_for.raw} raw parameters and {made_for.inputs} features, "
             "of each variable in the order of the chain", output)
     return output

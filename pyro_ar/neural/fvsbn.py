@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.net import Net, as_event_shape, as_rows
+from pyro_ar.neural.staircase import staircase
 from pyro_ar.outputs import Output
 
 __all__ = ["FVSBN", "LinearNet"]
@@ -46,9 +47,9 @@ class LinearNet(Net):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         m, raw = x.shape[-1], self.output.raw
         place = torch.arange(m, device=x.device)
-        before = (place[:, None] > place).reshape(m, 1, m, 1)
-        weight = (self.weight[:m, :, :m] * before).flatten(2).flatten(0, 1)
-        answer = self.output.encode(x).flatten(-2) @ weight.mT + self.bias[:m].flatten()
+        weight = self.weight[:m, :, :m].flatten(2).flatten(0, 1)
+        ends = (place * self.output.inputs).repeat_interleave(raw)
+        answer = staircase(self.output.encode(x).flatten(-2), weight, self.bias[:m].flatten(), ends)
         if context is not None and self.context_weight is not None:
             answer = answer + context @ self.context_weight[:, :m * raw]
         return answer.unflatten(-1, (m, raw))

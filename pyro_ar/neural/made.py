@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from pyro_ar.checks import require
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.net import Net, as_event_shape, transforms_active
+from pyro_ar.neural.staircase import seen, staircase
 from pyro_ar.outputs import Output
 
 __all__ = ["MADE", "MADENet"]
@@ -72,8 +73,9 @@ class MADENet(Net):
             # Of the first m variables; what later ones need is left out.
             units = slice(None) if m == self.num_variables else slice(
                 m * self.output.raw if i == len(self.hidden) else int((layer.degrees < m).sum()))
-            h = h @ (layer.weight[units, :h.shape[-1]] * layer.wiring[units, :h.shape[-1]]).mT + bias[..., units]
-            if i < len(self.hidden):
+            inner = i < len(self.hidden)
+            h = staircase(h, layer.weight[units, :h.shape[-1]], bias[..., units], layer.ends[units], units_first=inner)
+            if inner:
                 h = ACTIVATIONS[self.activation](h)
         return h.unflatten(-1, (m, self.output.raw))
 
@@ -137,8 +139,8 @@ class MADENet(Net):
             units = slice(ends[layer + 1][state["done"]] if state["done"] >= 0 else 0, ends[layer + 1][state["i"] - 1])
             inner = slice(ends[layer][state["i"] - 1])
             wired = self._wired()[layer]
-            h = known[layer][:, inner] @ (wired.weight[units, inner] * wired.wiring[units, inner]).mT
-            known[layer + 1][:, units] = ACTIVATIONS[self.activation](h + state["biases"][layer][..., units])
+            h = staircase(known[layer][:, inner], wired.weight[units, inner], state["biases"][layer][..., units], wired.ends[units])
+            known[layer + 1][:, units] = ACTIVATIONS[self.activation](h)
         state["done"] = state["i"] - 1
 
     def take(self, state: Any, index: Tensor) -> Any:
@@ -171,16 +173,16 @@ class _Wired(nn.Module):
     """A linear layer in which a unit sees units of its own degree or below (the last layer: of lower degree only)."""
 
     degrees: Tensor
-    wiring: Tensor
+    ends: Tensor  # how many units of the layer below each unit sees
 
     def __init__(self, below: Tensor, above: Tensor, *, last: bool) -> None:
         super().__init__()
-        wiring = above[:, None] > below if last else above[:, None] >= below
+        ends = torch.searchsorted(below, above, right=not last)
         self.register_buffer("degrees", above, persistent=False)
-        self.register_buffer("wiring", wiring, persistent=False)
-        fan_in = wiring.sum(1, keepdim=True).clamp(min=1)
+        self.register_buffer("ends", ends, persistent=False)
         gain = 0.5 if last else math.sqrt(2)
-        self.weight = nn.Parameter(torch.randn(len(above), len(below)) * wiring * gain / fan_in.sqrt())
+        wired = torch.randn(len(above), len(below)) * seen(ends, len(below))
+        self.weight = nn.Parameter(wired * gain / ends[:, None].clamp(min=1).sqrt())
         self.bias = nn.Parameter(torch.zeros(len(above)))
 
 

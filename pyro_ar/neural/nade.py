@@ -79,21 +79,43 @@ class NADENet(OneLayerNet):
         return as_rows(context, self.output_context, rows, self.output_bias)
 
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
-        return {"a": as_rows(context, self.hidden_context, rows, self.hidden_bias), "i": 0,
-                "bias": as_rows(context, self.output_context, rows, self.output_bias)}
+        a = as_rows(context, self.hidden_context, rows, self.hidden_bias)
+        bias = as_rows(context, self.output_context, rows, self.output_bias)
+        # Views are made here, as slicing would cost a good part of a step.
+        return {"a": a, "h": torch.empty_like(a), "i": 0, "bias": bias, "biases": bias.unbind(1),
+                "W": self.input_weight.unbind(), "V": self.output_weight.unbind()}
 
     def advance(self, state: Any, value: Tensor | None) -> Tensor:
         if value is not None:
-            # Not in place: vmap has no rule for that.
-            state["a"] = torch.addmm(state["a"], self.output.at(state["i"]).encode(value), self.input_weight[state["i"]])
+            _add_step(state, self.output.at(state["i"]).encode(value), state["W"][state["i"]])
             state["i"] += 1
-        i = state["i"]
-        return state["bias"][:, i] + ACTIVATIONS[self.activation](state["a"]) @ self.output_weight[i]
+        return torch.addmm(state["biases"][state["i"]], self._hidden(state), state["V"][state["i"]])
+
+    def _hidden(self, state: Any) -> Tensor:
+        if _no_writing():
+            return ACTIVATIONS[self.activation](state["a"])
+        return torch.sigmoid(state["a"], out=state["h"]) if self.activation == "sigmoid" else torch.clamp_min(state["a"], 0, out=state["h"])
+
+    def take(self, state: Any, index: Tensor) -> Any:
+        a, bias = state["a"].index_select(0, index), state["bias"].index_select(0, index)
+        return {**state, "a": a, "h": torch.empty_like(a), "bias": bias, "biases": bias.unbind(1)}
 
     def prefill(self, state: Any, values: Tensor) -> None:
         first, state["i"] = state["i"], state["i"] + values.shape[-1]
         features, weight = self.encode_run(values, first), self.input_weight[first:state["i"]]
         state["a"] = torch.addmm(state["a"], features.flatten(1), weight.flatten(0, 1))
+
+
+def _no_writing() -> bool:
+    """Whether autograd or vmap, which has no rule for it, keeps a step from writing where its state lies."""
+    return transforms_active() or torch.is_grad_enabled()
+
+
+def _add_step(state: Any, features: Tensor, weight: Tensor) -> None:
+    if _no_writing():
+        state["a"] = torch.addmm(state["a"], features, weight)
+    else:
+        state["a"].addmm_(features, weight)
 
 
 def chain(x: Tensor, a: Tensor, W: Tensor, V: Tensor, activation: str) -> Tensor:

@@ -167,10 +167,15 @@ def _padded(features: Tensor, inputs: int) -> Tensor:
     return F.pad(features, (0, inputs - features.shape[-1]))
 
 
+def alike(outputs: Sequence[Output]) -> bool:
+    """Whether all are the same; quick where it is one object again and again."""
+    return outputs.count(outputs[0]) == len(outputs)
+
+
 def support_of(outputs: Sequence[Output], event_shape: Sequence[int]) -> constraints.Constraint:
     """The support of events whose cells are variables of these outputs."""
     each: constraints.Constraint = _Mixed(tuple(outputs), tuple(event_shape))
-    if len(set(outputs)) == 1 or all(o.support is constraints.real for o in outputs):
+    if alike(outputs) or all(o.support is constraints.real for o in outputs):
         each = outputs[0].support
     elif all(o.num_states is not None for o in outputs):
         most = torch.tensor([o.num_states for o in outputs]).reshape(event_shape) - 1

@@ -250,7 +250,7 @@ def test_every_check_is_in_the_kit() -> None:
 def test_wires_are_counted(n, hidden, context_dim) -> None:
     output = outputs.Categorical(3)
     net = MADENet(n, output, context_dim, hidden=hidden)
-    wires = sum(int(layer.wiring.sum()) for layer in net.layers)
+    wires = sum(int(layer.ends.sum()) for layer in net.layers)
     rest = sum(p.numel() for name, p in net.named_parameters() if not name.endswith(".weight"))
     assert net.num_parameters == MADENet.count(n, output, context_dim, hidden=hidden) == wires + rest
 
