@@ -159,5 +159,9 @@ class Family(Recorded, nn.Module, record=False):
         output = Bernoulli() if output is None else output
         n = math.prod(as_event_shape(event_shape))
         made = None if order is None else make_order(order, n, generator)
+        if net.layout == "event":
+            own = net.order_of(event_shape)
+            require(made is None or torch.equal(made, make_order(own, n)), f"{type(self).__name__} takes no order but its own", order)
+            made = own
         along = output if made is None or net.any_order or not isinstance(output, Output) else output.in_order(made.tolist())
         Family.__init__(self, net(event_shape, along, context_dim, **options), output, order=made)
