@@ -15,13 +15,15 @@ from pyro_ar.neural.family import Family
 from pyro_ar.neural.layers.masked_conv import MaskedConv
 from pyro_ar.neural.net import Net, as_event_shape
 from pyro_ar.order import channels_within_pixels
-from pyro_ar.outputs import Output
+from pyro_ar.outputs import Output, PerVariable
 
 __all__ = ["PixelCNN", "PixelCNNNet"]
 
 
 class _Residual(nn.Module):
     """Residual blocks of masked convolutions (van den Oord et al. 2016a, figure 5 and table 1)."""
+
+    active = staticmethod(torch.relu)
 
     def __init__(self, inputs: int, hidden: int, blocks: int, kernel: int, block_kernel: int, groups: int, context_dim: int) -> None:
         super().__init__()
@@ -66,6 +68,9 @@ class _Residual(nn.Module):
 
 class _Gated(nn.Module):
     """A vertical stack, which sees all rows above, and a horizontal one, which sees the row so far and the vertical stack (2016b, figure 2)."""
+
+    # Without a kink, at which the rounding of shut and open gates would decide about gradients.
+    active = staticmethod(F.elu)
 
     def __init__(self, inputs: int, hidden: int, blocks: int, kernel: int, block_kernel: int, groups: int, context_dim: int) -> None:
         super().__init__()
@@ -160,6 +165,9 @@ class PixelCNNNet(Net):
 
     def _leave_out_unused(self) -> None:
         """Of variables with outputs of their own: features that none before the last has, raw parameters that none has."""
+        self._unread_biases = 0
+        if not isinstance(self.output, PerVariable):
+            return
         each, C = self.output.variables(self.num_variables), self.channels
         read = [max(o.inputs for o in each[c:-1:C]) for c in range(C)]
         used = [max(o.raw for o in each[c::C]) for c in range(C)]
@@ -195,7 +203,7 @@ class PixelCNNNet(Net):
         chain = x.reshape(len(x), C, self.height, W)[:, :, :lines].permute(0, 2, 3, 1).flatten(1)
         h = self.body(self._features(chain), self._told(context), [])
         for conv in self._head():
-            h = conv(h.relu())
+            h = conv(self.body.active(h))
         raw = F.pad(h.unflatten(1, (C, self.output.raw)), (0, 0, 0, self.height - lines))
         return raw.movedim(2, -1).reshape(len(x), *self.event_shape, self.output.raw)
 
@@ -224,8 +232,9 @@ class PixelCNNNet(Net):
             self.body.open_row(state)
             state.views = None
         h, points = self.body.step(state, pixel % self.width, c), len(state.pointwise)
-        h = state.mixed(points - 2, c, h.relu())
-        state.answer, state.ran = state.mixed(points - 1, c, h.relu_()), state.i
+        for k in (points - 2, points - 1):
+            h = state.mixed(k, c, self.body.active(h))
+        state.answer, state.ran = h, state.i
 
     def _write(self, state: "_State", value: Tensor) -> None:
         """Take the value of the variable that the state stands at."""
@@ -334,7 +343,7 @@ def _plus(h: Tensor, more: Tensor | None) -> Tensor:
 
 
 def _gate(z: Tensor, groups: int = 1) -> Tensor:
-    """tanh of one half of the channels of each group, times the sigmoid of the other (2016b, eq. 2)."""
+    """The tanh of one half of the channels of each group, times the sigmoid of the other (2016b, eq. 2)."""
     a, b = z.unflatten(1, (groups, 2, -1)).unbind(2)
     return (a.tanh() * b.sigmoid()).flatten(1, 2)
 

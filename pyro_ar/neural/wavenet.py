@@ -72,11 +72,11 @@ class WaveNetNet(Net):
         return bias + context[:, :len(self.global_weight)] @ self.global_weight
 
     def _sequence(self, context: Tensor | None) -> Tensor | None:
-        """What the context holds for each variable, `(rows, n, local_dim)`."""
+        """What the sequence adds to all layers at each variable, `(rows, n, layers * 2 * hidden)`."""
         if context is None or self.local_weight is None:
             return None
         label = self.context_dim - self.local_dim * self.num_variables
-        return context[:, label:].unflatten(-1, (self.num_variables, self.local_dim))
+        return context[:, label:].unflatten(-1, (self.num_variables, self.local_dim)) @ self.local_weight
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self._head(self._pass(x, context, []))
@@ -85,8 +85,8 @@ class WaveNetNet(Net):
         """The skips `(rows, m, skip)`, while the inputs of each layer, `(rows, m, hidden)`, are kept."""
         m = x.shape[1]
         told, sequence = self._label(context).unsqueeze(1), self._sequence(context)
-        if sequence is not None and self.local_weight is not None:
-            told = told + sequence[:, :m] @ self.local_weight
+        if sequence is not None:
+            told = told + sequence[:, :m]
         before = F.pad(self.output.encode(x)[:, :-1], (0, 0, 1, 0))
         h = before @ self.enter + self.places[:m]
         skips: Any = self.skip_bias
@@ -99,16 +99,16 @@ class WaveNetNet(Net):
         return skips
 
     def _head(self, skips: Tensor) -> Tensor:
+        # The paper's ReLU has a kink, at which the rounding of shut and open gates would decide about gradients.
         for linear in self.head:
-            skips = linear(skips.relu())
+            skips = linear(F.elu(skips))
         return skips
 
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
         zeros = self.enter.new_zeros
-        sequence = self._sequence(context)
         return _State(
             x=zeros(rows, self.num_variables), context=context, told=list(self._label(context).expand(rows, -1).split(2 * self.hidden, -1)),
-            local=None if sequence is None else sequence @ self.local_weight, weights=[layer.taps() for layer in self._layers()],
+            local=self._sequence(context), weights=[layer.taps() for layer in self._layers()],
             queues=[[zeros(rows, self.hidden)] * ((self.kernel - 1) * d + 1) for d in self.dilations])
 
     def advance(self, state: "_State", value: Tensor | None) -> Tensor:
@@ -208,7 +208,7 @@ class _Layer(nn.Module):
 
 
 def _gate(z: Tensor) -> Tensor:
-    """tanh of one half of the channels times the sigmoid of the other."""
+    """The tanh of one half of the channels times the sigmoid of the other."""
     a, b = z.chunk(2, -1)
     return a.tanh() * b.sigmoid()
 
