@@ -20,7 +20,7 @@ from .inference import Bayesian, Fit, Posterior, estimate_log_marginal, fit
 from .joint import Joint
 from .latent import LatentTree
 from .mixture import Mixture
-from .neural import FVSBN, MADE, NADE, AnyOrderNet, Autoregressive, Family, MixtureChain, Net, OrderlessNADE, OverOrders
+from .neural import FVSBN, MADE, NADE, AnyOrderNet, Autoregressive, Family, MixtureChain, Net, OrderlessNADE, OverOrders, PixelCNN, WaveNet
 from .queries import Given, Latent, Marginal
 from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
 
@@ -28,7 +28,8 @@ __all__ = [
     "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
     "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "JointImputer", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
     "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE",
-    "OverOrders", "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
+    "OverOrders", "PixelCNN", "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "WaveNet", "compare",
+    "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 
 __version__: str

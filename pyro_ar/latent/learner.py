@@ -9,6 +9,7 @@ so that counts, like messages, are products of matrices: :math:`T \circ (q e^\to
 places of the tree; rows come in parts that stay in a processor's cache.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -178,6 +179,30 @@ class Learner:
         self.transitions = self._shares(pairs, self._prior_transitions)
         for kind, counts in zip(self._kinds, shown, strict=True):
             kind.columns.maximise(counts, kind.prior, self.strength)
+
+    # Ascent along the counts, in place of EM's steps.
+
+    def leaves(self) -> list[Tensor]:
+        """Logits of the root and the transitions in the places of the tree, and the raw emissions of each kind: what `move` sets."""
+        return [self.root.log(), self.transitions.log(), *(kind.columns.raw.clone() for kind in self._kinds)]
+
+    def slopes(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients by `leaves` of what was counted since the last step, each row as often as its weight, which may be negative."""
+        counted, self._counted = self._counted, None
+        if counted is None:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        root, pairs, *shown = counted
+        found = [root - root.sum() * self.root, pairs - pairs.sum(-1, keepdim=True) * self.transitions]
+        for kind, counts, raw in zip(self._kinds, shown, leaves[2:], strict=True):
+            leaf = raw.detach().requires_grad_()
+            with torch.enable_grad():
+                found.append(torch.autograd.grad(kind.columns.score(leaf, counts).sum(), leaf)[0])
+        return found
+
+    def move(self, leaves: Sequence[Tensor]) -> None:
+        """Take these tables."""
+        self.root, self.transitions = (t.softmax(-1).clamp(min=LEAST) for t in leaves[:2])
+        self._kinds = [kind._replace(columns=columns_of(kind.columns.output, raw.clone())) for kind, raw in zip(self._kinds, leaves[2:], strict=True)]
 
     def frozen(self) -> "Learner":
         """Of a shallow copy: tables of its own, that later steps of the original do not change."""

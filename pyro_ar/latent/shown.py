@@ -52,6 +52,10 @@ class Columns(abc.ABC):
         """Set `raw` to the maximum of the expected log-likelihood and `strength` rows as `prior` expects them."""
 
     @abc.abstractmethod
+    def score(self, raw: Tensor, counts: Tensor) -> Tensor:
+        """Expected log-likelihood of each column at `raw`, `(m)`, from expected statistics, up to a constant."""
+
+    @abc.abstractmethod
     def expected(self) -> Tensor:
         """The statistics that one row has on average in each state, `(m, S, K)`."""
 
@@ -88,8 +92,11 @@ class _Listed(Columns):
             logs = torch.where(whole.sum(1, keepdim=True) > 0, share, 1 / share.shape[1]).clamp(min=LEAST).log()
             self.raw = (logs[:, 1:] - logs[:, :1]).mT.contiguous()
         else:
-            self.raw = _ascend(self.raw, lambda raw: (whole * state_tables(self.output, raw).mT).sum((1, 2)))
+            self.raw = _ascend(self.raw, lambda raw: self.score(raw, whole))
         self._tables = None
+
+    def score(self, raw: Tensor, counts: Tensor) -> Tensor:
+        return (counts * state_tables(self.output, raw).mT).sum((1, 2))
 
 
 class _Normals(Columns):
@@ -101,14 +108,19 @@ class _Normals(Columns):
         one = torch.ones_like(x) if seen is None else seen.to(x.dtype)
         return torch.stack([one, x * one, x.square() * one], 1)
 
-    def _loc_scale(self) -> tuple[Tensor, Tensor]:
-        loc, scale = self.raw.unbind(-1)
+    def _loc_scale(self, raw: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        loc, scale = (self.raw if raw is None else raw).unbind(-1)
         return loc, F.softplus(scale + UNIT) + self.output.min_scale
 
     def log_p(self, features: Tensor) -> Tensor:
         loc, scale = (t.unsqueeze(-1) for t in self._loc_scale())
         one, x = features[:, :1], features[:, 1:2]
         return (-((x - loc) / scale).square() / 2 - scale.log() - math.log(2 * math.pi) / 2) * one
+
+    def score(self, raw: Tensor, counts: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(raw)
+        rows, total, square = counts.unbind(1)
+        return (-(square - 2 * loc * total + loc.square() * rows) / scale.square() / 2 - rows * scale.log()).sum(-1)
 
     def expected(self) -> Tensor:
         loc, scale = self._loc_scale()
@@ -138,9 +150,13 @@ class _ByGradient(Columns):
         return torch.stack([one, torch.where(one > 0, x, 0)], 1)
 
     def log_p(self, features: Tensor) -> Tensor:
-        return self._score(self.raw, features)
+        return self._each(self.raw, features)
 
-    def _score(self, raw: Tensor, features: Tensor) -> Tensor:
+    def score(self, raw: Tensor, counts: Tensor) -> Tensor:
+        rows, self._rows = self._rows, []
+        return sum(((self._each(raw, f) * p).sum((1, 2)) for f, p in rows), raw.new_zeros(len(raw)))
+
+    def _each(self, raw: Tensor, features: Tensor) -> Tensor:
         return self.output.log_prob(raw.unsqueeze(-2), features[:, 1:2]) * features[:, :1]
 
     def counts(self, features: Tensor, posterior: Tensor) -> Tensor:
@@ -155,7 +171,7 @@ class _ByGradient(Columns):
 
         def expected_log_p(raw: Tensor) -> Tensor:
             # A step towards the prior's raw parameters stands for rows of it, of which there are no closed forms.
-            score = sum(((self._score(raw, f) * p).sum((1, 2)) for f, p in rows), raw.new_zeros(len(raw)))
+            score = sum(((self._each(raw, f) * p).sum((1, 2)) for f, p in rows), raw.new_zeros(len(raw)))
             return score - strength * (raw - prior.raw).square().sum((1, 2)) / 2 if strength else score
 
         if rows:

@@ -9,8 +9,10 @@ from pyro_ar.neural.nade import NADE, NADENet
 from pyro_ar.neural.net import AnyOrderNet, Net
 from pyro_ar.neural.orderless_nade import OrderlessNADE, OrderlessNADENet
 from pyro_ar.neural.over_orders import OverOrders
+from pyro_ar.neural.pixel_cnn import PixelCNN, PixelCNNNet
+from pyro_ar.neural.wavenet import WaveNet, WaveNetNet
 
 __all__ = [
     "FVSBN", "MADE", "NADE", "AnyOrderNet", "Autoregressive", "Family", "LinearNet", "MADENet", "MixtureChain", "MixtureChainNet", "NADENet", "Net",
-    "OrderlessNADE", "OrderlessNADENet", "OverOrders",
+    "OrderlessNADE", "OrderlessNADENet", "OverOrders", "PixelCNN", "PixelCNNNet", "WaveNet", "WaveNetNet",
 ]

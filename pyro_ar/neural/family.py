@@ -150,6 +150,9 @@ class Family(Recorded, nn.Module, record=False):
         bound = inspect.signature(cls.__init__).bind(None, *args, **options)
         bound.apply_defaults()
         asked = {**bound.arguments, "output": bound.arguments["output"] or Bernoulli()}
+        own = cls.net_type.order_of(as_event_shape(asked["event_shape"]))
+        if own is not None:
+            asked["output"] = asked["output"].in_order(own.tolist())
         return cls.net_type.count(**{name: value for name, value in asked.items() if name not in ("self", "order", "generator")})
 
     def _make(self, event_shape: int | Sequence[int], output: Output | None, context_dim: int,
@@ -159,5 +162,9 @@ class Family(Recorded, nn.Module, record=False):
         output = Bernoulli() if output is None else output
         n = math.prod(as_event_shape(event_shape))
         made = None if order is None else make_order(order, n, generator)
+        if net.layout == "event":
+            own = net.order_of(as_event_shape(event_shape))
+            require(made is None or torch.equal(made, make_order(own, n)), f"{type(self).__name__} takes no order but its own", order)
+            made = own
         along = output if made is None or net.any_order or not isinstance(output, Output) else output.in_order(made.tolist())
         Family.__init__(self, net(event_shape, along, context_dim, **options), output, order=made)

@@ -74,6 +74,11 @@ class Net(Recorded, nn.Module):
         self.output = output
         self.context_dim = context_dim
 
+    @classmethod
+    def order_of(cls, event_shape: Sequence[int]) -> Tensor | None:
+        """The `chain_order` that such a net has."""
+        return None
+
     @property
     def num_variables(self) -> int:
         return math.prod(self.event_shape)

@@ -10,6 +10,8 @@ from pyro_ar.neural.made import MADE
 from pyro_ar.neural.mixture_chain import MixtureChain
 from pyro_ar.neural.nade import NADE
 from pyro_ar.neural.orderless_nade import OrderlessNADE
+from pyro_ar.neural.pixel_cnn import PixelCNN
+from pyro_ar.neural.wavenet import WaveNet
 
 __all__ = ["FAMILIES", "Registered", "Trained"]
 
@@ -79,4 +81,10 @@ FAMILIES: dict[str, Registered] = {
         compared=Trained({"hidden": 64}, {"lr": 5e-3}, "any-order NADE"),
         classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2}), shown=Trained({"hidden": 100}, {"lr": 1e-2})),
     "MixtureChain": Registered(MixtureChain, free=False),
+    "PixelCNN": Registered(
+        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2})),
+    "gated PixelCNN": Registered(
+        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, free=False, images=True,
+        shown=Trained({"hidden": 16, "blocks": 2, "gated": True})),
+    "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
 }

@@ -340,3 +340,12 @@ def test_joints_of_ones_own(tmp_path):
         par.save(Forgetful(torch.zeros(2, 2)), tmp_path / "other")
     with pytest.raises(ValueError, match="a name of its own"):
         par.save(type("Gaussian", (Biased,), {})(torch.zeros(2, 2), 1.0), tmp_path / "other")
+
+
+def test_dimensions_that_go_round_and_equal_numbers_of_other_shapes(tmp_path):
+    table = par.FullTable(randn(4, 2, 3).permute(2, 0, 1))  # three dimensions in turn: the way back is another than the way there
+    back = there_and_back(table, tmp_path)
+    assert torch.equal(back.logits, table.logits)
+    assert back.logits.stride() == table.logits.stride()
+    ragged = par.FullyIndependent([torch.zeros(2), torch.zeros(1, 2), torch.zeros(1, 1, 2)])
+    assert [t.shape for t in there_and_back(ragged, tmp_path).logits] == [t.shape for t in ragged.logits]

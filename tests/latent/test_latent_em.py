@@ -326,3 +326,54 @@ def test_the_classifier_is_bayes_rule_over_a_tree_per_class(shared):
     np.testing.assert_allclose(classifier.predict_proba(x, visible), scores.softmax(-1).numpy(), atol=1e-5)
     assert float((classifier.predict(x) == labels).mean()) > 0.85
     assert classifier.method(visible[0])[0] == "elimination"
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("output", [Bernoulli(), MIXED], ids=["binary", "mixed"])
+def test_slopes_of_the_finish_are_autograds(output):
+    torch.manual_seed(14)
+    parts = [tree(output), tree(output)]
+    x, y = parts[0].sample((30,)), torch.arange(30) % 2
+    seen, log_prior = torch.rand(30, 5) < 0.7, torch.tensor([0.3, 0.7]).log()
+    leaves = {name: torch.stack([p.tensors[name] for p in parts]).requires_grad_() for name in parts[0].tensors}
+    scores = parts[0].with_tensors(leaves).marginal(seen.unsqueeze(1)).log_prob(x.unsqueeze(1))
+    own = scores.gather(1, y[:, None]).sum()
+    posterior = (scores + log_prior).log_softmax(-1)
+    target = posterior.gather(1, y[:, None]).sum() + 0.25 * own
+    expected = dict(zip(leaves, torch.autograd.grad(target, list(leaves.values())), strict=True))
+    mine = torch.nn.functional.one_hot(y, 2)
+    for c, part in enumerate(parts):
+        learner = Learner(part._parameters(), part._parameters(), 0.0, torch.float64)
+        learner.downward(learner.upward(Rows(x, seen)), (1.25 * mine - posterior.detach().exp())[:, c])
+        leaf = learner.leaves()
+        root, steps, *shown = learner.slopes(leaf)
+        torch.testing.assert_close(root, expected["root_logits"][c])
+        torch.testing.assert_close(steps[torch.tensor(part._tree.transitions).argsort()], expected["transition_logits"][c])
+        for kind, slope in zip(learner._kinds, shown, strict=True):
+            torch.testing.assert_close(slope, expected["emission"][c][kind.variables][..., :slope.shape[-1]])
+
+
+def test_a_finish_tells_classes_apart_and_stays_a_joint():
+    torch.manual_seed(15)
+    y = torch.rand(300) < 0.5
+    said = torch.rand(300) < torch.where(y, 0.7, 0.3)
+    x = torch.where(torch.rand(300, 5) < 0.97, said[:, None], ~said[:, None]).float()  # one weak witness, heard five times
+    y = y.numpy()
+    options = {"num_hidden": 1, "structure": "star", "epochs": 10, "generator": seeded()}  # naive Bayes, which is too sure
+    visible = torch.rand(300, 5) < 0.7
+
+    def fitted(**more):
+        return GenerativeClassifier(LatentTree, fit_options=options | more).fit(x, y)
+
+    def nats(classifier):
+        p = classifier.predict_proba(x, visible)
+        return float(-np.log(p[np.arange(300), y.astype(int)]).mean())
+
+    plain, finished, both = fitted(), fitted(finish=30), fitted(finish=30, generative=5.0)
+    assert nats(finished) < nats(plain) - 0.05
+    assert nats(finished) < nats(both)
+    density = [float(c.score_samples(x).mean()) for c in (plain, finished, both)]
+    assert density[1] < density[2] < density[0] + 1e-3
+    joint = finished.likelihood_[0]
+    torch.testing.assert_close(joint.log_prob(joint.enumerate_support()).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert finished.num_parameters == plain.num_parameters
