@@ -207,3 +207,10 @@ def test_a_loaded_classifier_can_be_fitted_again(tmp_path):
 def test_random_generators_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model\.arguments\.random_state.*RandomState"):
         par.save(par.MixtureDiscriminantAnalysis(random_state=np.random.RandomState(0)), tmp_path / "file")
+
+
+def test_arrays_lie_as_before(tmp_path):
+    across = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    theirs = there_and_back(par.GenerativeClassifier(par.Gaussian, prior=across), tmp_path).prior
+    assert np.array_equal(theirs, across)
+    assert theirs.strides == across.strides
