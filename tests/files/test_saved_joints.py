@@ -349,3 +349,10 @@ def test_dimensions_that_go_round_and_equal_numbers_of_other_shapes(tmp_path):
     assert back.logits.stride() == table.logits.stride()
     ragged = par.FullyIndependent([torch.zeros(2), torch.zeros(1, 2), torch.zeros(1, 1, 2)])
     assert [t.shape for t in there_and_back(ragged, tmp_path).logits] == [t.shape for t in ragged.logits]
+
+
+@pytest.mark.parametrize("entry", [entry for entry in FAMILIES.values() if entry.images])
+def test_families_of_images_and_their_joints(entry, tmp_path):
+    family = entry.family((2, 3), **entry.small).eval()
+    same(family(), there_and_back(family(), tmp_path))
+    same(family(), there_and_back(family, tmp_path)())
