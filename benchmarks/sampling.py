@@ -2,9 +2,9 @@
 
     python benchmarks/sampling.py [--families PixelCNN WaveNet] [--rows 64] [--side 28] [--passes 4] [--repeats 3] [--threads 1]
 
-Each family in a process of its own, CPU time, both sides alternating. The naive way is timed on a few variables spread over the image and scaled to all of them: as a pass over the
-whole image for each variable, and as a pass that leaves out what comes after it (about half of the work). Draws and passes are of one dtype, float32. Peak memory is by how much a draw
-raises the largest resident size of the process: of the cached way, and of one pass.
+Each family in a process of its own, CPU time, both sides alternating. The naive way is timed on a few variables spread over the image and scaled
+to all of them: as a pass over the whole image for each variable, and as a pass that leaves out what comes after it (about half of the work).
+Single precision. Peak memory is by how much a draw raises the largest resident size of the process, and by how much a pass behind it.
 """
 
 import argparse
