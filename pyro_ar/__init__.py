@@ -30,6 +30,9 @@ _MOVED = {
         "CorrectedClassifier", "Decision", "Looks", "MixtureChainClassifier", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
         "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
     },
+    "inference": {"Fit", "Posterior"},
+    "queries": {"Given", "Latent", "Marginal"},
+    "tables": {"TablePosterior"},
 }
 
 

@@ -16,20 +16,35 @@ from .elliptical import Gaussian, LowRankGaussian, LowRankStudentT, StudentT
 from .files import load, save
 from .imputation import JointImputer
 from .imputing import impute
-from .inference import Bayesian, Fit, Posterior, estimate_log_marginal, fit
+from .inference import Bayesian, estimate_log_marginal, fit
 from .joint import Joint
 from .latent import LatentTree
 from .mixture import Mixture
-from .neural import FVSBN, MADE, NADE, AnyOrderNet, Autoregressive, Family, MixtureChain, Net, OrderlessNADE, OverOrders, PixelCNN, WaveNet
-from .queries import Given, Latent, Marginal
-from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain, TablePosterior
+from .neural import (
+    FVSBN,
+    MADE,
+    NADE,
+    AnyOrderNet,
+    Autoregressive,
+    CausalTransformer,
+    Family,
+    MixtureChain,
+    Net,
+    OrderlessNADE,
+    OverOrders,
+    PerDimensionMLP,
+    PixelCNN,
+    RecurrentAR,
+    WaveNet,
+)
+from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 __all__ = [
-    "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family", "Fit", "FullTable", "FullyIndependent",
-    "Gaussian", "GenerativeClassifier", "Given", "IntractableError", "Joint", "JointImputer", "Latent", "LatentTree", "LogisticRegression", "LowRankGaussian",
-    "LowRankStudentT", "MADE", "Marginal", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE",
-    "OverOrders", "PixelCNN", "Posterior", "RankNormal", "StudentT", "TablePosterior", "Transformed", "WaveNet", "compare",
-    "estimate_log_marginal", "fit", "impute", "load", "save",
+    "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "CausalTransformer", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family",
+    "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier", "IntractableError", "Joint", "JointImputer", "LatentTree",
+    "LogisticRegression", "LowRankGaussian", "LowRankStudentT", "MADE", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis",
+    "NADE", "Net", "OrderlessNADE", "OverOrders", "PerDimensionMLP", "PixelCNN", "RankNormal", "RecurrentAR", "StudentT", "Transformed", "WaveNet",
+    "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 
 __version__: str

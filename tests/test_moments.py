@@ -10,6 +10,8 @@ from torch.distributions import transforms
 
 import pyro_ar as par
 
+from pyro_ar.queries import Marginal
+
 pytestmark = pytest.mark.usefixtures("float64")
 randn = torch.randn
 NAN = math.nan
@@ -243,7 +245,7 @@ def test_refused_in_words(make):
     for one in (joint, joint.given(x, prefix), joint.marginal(prefix)):
         for ask in (lambda one=one: one.mean, lambda one=one: one.variance, lambda one=one: one.stddev, lambda one=one: one.mode,
                     lambda one=one: one.entropy()):
-            if one is not joint and isinstance(one, par.Marginal) and joint.num_states is not None:
+            if one is not joint and isinstance(one, Marginal) and joint.num_states is not None:
                 ask()  # one cell is few enough
                 continue
             with pytest.raises(par.IntractableError, match="draws"):

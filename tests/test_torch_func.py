@@ -65,13 +65,16 @@ FAMILIES = {
     "nade, three states": lambda: par.NADE(3, hidden=3, context_dim=2, output=par.outputs.Categorical(3)),
     "nade, normal": lambda: par.NADE(3, hidden=3, context_dim=2, output=par.outputs.Normal()),
     "made": lambda: par.MADE(3, hidden=4, context_dim=2, activation="tanh"),
+    "network per variable": lambda: par.PerDimensionMLP(3, hidden=2, context_dim=2),
+    "recurrent": lambda: par.RecurrentAR(3, hidden=2, context_dim=2),
+    "transformer": lambda: par.CausalTransformer(3, width=4, layers=1, heads=2, context_dim=2),
     "orderless": lambda: par.OrderlessNADE(3, hidden=3, context_dim=2),
     "mixture chain": lambda: par.MixtureChain(torch.randn(2, 2), 5.0, torch.randn(2, 2, 3), torch.eye(3).expand(2, 2, 3, 3) + 0.2,
                                               torch.tensor([-1.0, 0.0, 1.5]).expand(3, 3), hidden=2),
     "mixture over orders": lambda: par.OverOrders(par.OrderlessNADE(3, hidden=3, context_dim=2), 2),
 }
 TABLES = [name for name, (_, make) in MAKE.items() if "gauss" not in name and "student" not in name and name != "transformed"]
-CHAINS = ["fvsbn", "nade", "nade in another order", "nade, three states", "nade, normal", "made"]
+CHAINS = ["fvsbn", "nade", "nade in another order", "nade, three states", "nade, normal", "made", "network per variable", "recurrent", "transformer"]
 
 
 def case(name):

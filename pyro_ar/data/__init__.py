@@ -12,12 +12,16 @@ suffix         what is read
 `.npz`         the array `x`, or one named as the split, or the only one; labels in `y`
 `.mat`         MATLAB up to version 7, the same names
 =============  ==========================================================================
+
+A text is read by `load_text`, and numbered by an `Alphabet`.
 """
 
 from pyro_ar.data.dataset import Dataset, digits
 from pyro_ar.data.files import load_amat, load_csv, load_idx, load_mat, load_npz, read_csv
 from pyro_ar.data.named import load, load_parts, named_sets
+from pyro_ar.data.text import Alphabet, load_text
 
 __all__ = [
-    "Dataset", "digits", "load", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "load_parts", "named_sets", "read_csv",
+    "Alphabet", "Dataset", "digits", "load", "load_amat", "load_csv", "load_idx", "load_mat", "load_npz", "load_parts", "load_text", "named_sets",
+    "read_csv",
 ]

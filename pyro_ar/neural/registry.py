@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_ar.neural.causal_transformer import CausalTransformer
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.fvsbn import FVSBN
 from pyro_ar.neural.made import MADE
 from pyro_ar.neural.mixture_chain import MixtureChain
 from pyro_ar.neural.nade import NADE
 from pyro_ar.neural.orderless_nade import OrderlessNADE
+from pyro_ar.neural.per_dimension_mlp import PerDimensionMLP
 from pyro_ar.neural.pixel_cnn import PixelCNN
+from pyro_ar.neural.recurrent_ar import RecurrentAR
 from pyro_ar.neural.wavenet import WaveNet
 
 __all__ = ["FAMILIES", "Registered", "Trained"]
@@ -80,6 +83,12 @@ FAMILIES: dict[str, Registered] = {
         OrderlessNADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("3 n h + n + h", "(2n h + n) (K-1) + (n+1) h"), remark=f", h = {UNITS}",
         compared=Trained({"hidden": 64}, {"lr": 5e-3}, "any-order NADE"),
         classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2}), shown=Trained({"hidden": 100}, {"lr": 1e-2})),
+    "PerDimensionMLP": Registered(
+        PerDimensionMLP, {"hidden": 4}, counted={"hidden": 16}, formula=("h n (n-1)/2 + 2 n h + n", "h (K-1) n (n-1)/2 + n h + n (h+1) (K-1)"),
+        remark=", h = 16", shown=Trained({"hidden": 8}, {"lr": 5e-3})),
+    "RecurrentAR": Registered(RecurrentAR, {"hidden": 5}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
+    "CausalTransformer": Registered(
+        CausalTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2})),

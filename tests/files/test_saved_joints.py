@@ -20,6 +20,7 @@ from pyro_ar.latent import LatentTree
 from pyro_ar.mixture import Averaged
 from pyro_ar.neural.registry import FAMILIES
 from pyro_ar.outputs import Bernoulli, Categorical, Normal, PerVariable
+from pyro_ar.queries import Given, Latent, Marginal
 
 randn = torch.randn
 NET = [(), (0,), (0, 1)]
@@ -173,7 +174,7 @@ def test_joints_answer_as_before(make, precision, tmp_path):
 
 def parts_of(thing, found):
     """The classes of a thing and of what it holds."""
-    if isinstance(thing, Joint | par.Marginal | par.Given | par.Latent):
+    if isinstance(thing, Joint | Marginal | Given | Latent):
         found.add(type(thing))
         for part in thing.arguments.values():
             for one in part if isinstance(part, list | tuple) else [part]:

@@ -10,7 +10,18 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_ar import outputs, testing
-from pyro_ar.neural import AnyOrderNet, LinearNet, MADENet, NADENet, Net, OrderlessNADENet
+from pyro_ar.neural import (
+    AnyOrderNet,
+    Autoregressive,
+    CausalTransformerNet,
+    LinearNet,
+    MADENet,
+    NADENet,
+    Net,
+    OrderlessNADENet,
+    PerDimensionMLPNet,
+    RecurrentARNet,
+)
 from pyro_ar.outputs import PerVariable
 from pyro_ar.testing.nets import NET_CHECKS, _prepared, _stepped
 
@@ -77,6 +88,11 @@ NETS = {
     "made": lambda *a: MADENet(*a, hidden=(7,)),
     "deep made": lambda *a: MADENet(*a, hidden=(20, 3, 9), activation="tanh"),
     "orderless": lambda *a: OrderlessNADENet(*a, hidden=6),
+    "per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=4),
+    "deep per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=(4, 3, 5), activation="relu"),
+    "gru": lambda *a: RecurrentARNet(*a, hidden=5),
+    "deep lstm": lambda *a: RecurrentARNet(*a, hidden=4, cell="lstm", layers=2, width=3),
+    "transformer": lambda *a: CausalTransformerNet(*a, width=8, layers=2, heads=4, key_heads=2),
     "a user's": Recent,
     "a user's any-order": Counting,
 }
@@ -113,7 +129,7 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 39, 40, 41, 85])
-@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless"])
+@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep per dimension", "gru", "deep lstm", "transformer"])
 def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
     """Longer than any block of steps."""
     make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90))}[name]
@@ -132,15 +148,32 @@ def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
             assert_close(net.advance(taken, x[index, i - 1]), whole[index, i])
 
 
-@pytest.mark.parametrize("name", ["linear", "nade", "made", "orderless"])
+@pytest.mark.parametrize("name", ["linear", "nade", "made", "orderless", "per dimension", "gru", "deep lstm", "transformer"])
 def test_every_earlier_variable_is_seen(name) -> None:
-    wide = {"linear": LinearNet, "nade": lambda *a: NADENet(*a, hidden=30), "made": lambda *a: MADENet(*a, hidden=(60, 60)),
-            "orderless": lambda *a: OrderlessNADENet(*a, hidden=30)}[name]
+    wide = {**NETS, "nade": lambda *a: NADENet(*a, hidden=30), "made": lambda *a: MADENet(*a, hidden=(60, 60))}[name]
     net, x, known = _prepared(wide(6, outputs.Normal(), 0))
     known = {name: t[:1] for name, t in known.items()}
     jacobian = torch.autograd.functional.jacobian(lambda v: net(v, **known).sum(-1).squeeze(0), x[:1]).squeeze(1)
     assert bool((jacobian[torch.tril_indices(6, 6, -1).unbind()] != 0).all())
     assert torch.equal(jacobian.triu(), torch.zeros(6, 6).double())
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+@pytest.mark.parametrize("name", NETS)
+def test_samples_are_those_of_the_naive_way(name, context_dim) -> None:
+    """With the same noise, running the whole net again for each variable takes the same decisions for every row."""
+    net, _, known = _prepared(NETS[name]((3, 5), outputs.Categorical(3), context_dim))
+    rows = 5
+    joint = Autoregressive(net, dict(net.named_parameters()), net.output, known.get("order"), known.get("context"))
+    torch.manual_seed(1)
+    drawn = joint.sample(() if known else (rows,)).flatten(1)
+    x = torch.zeros(rows, 15).double()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for i in range(15):
+            x[:, i] = net.output.sample(net.in_chain(x, **known)[:, i])
+    assert len(x.unique()) == 3
+    assert torch.equal(x, drawn.gather(1, known["order"]) if "order" in known else drawn)
 
 
 @pytest.mark.parametrize("name", ["linear", "made"])
