@@ -67,10 +67,10 @@ def test_estimate_kl():
         assert abs(found.value.mean() - kl_divergence(p, q)) < 5 * found.value.std() / math.sqrt(200)
 
 
-@pytest.mark.parametrize("at_once", [2**20, 200 * 150])
+@pytest.mark.parametrize("at_once", [2**22, 200 * 6 * 25 // 2])
 def test_estimate_log_marginal(at_once, monkeypatch):
     """Particles in one piece, and in three."""
-    monkeypatch.setattr(estimate, "CACHE", at_once)
+    monkeypatch.setattr(estimate, "TURN", at_once)
     torch.manual_seed(1)
     joint = FVSBN(6)()
     joint = joint.with_tensors({name: 1.5 * torch.randn_like(t.detach()) for name, t in joint.tensors.items()})

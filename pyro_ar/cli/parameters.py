@@ -32,6 +32,7 @@ def parameters(
     screen.print(title + (f", C = {classes} classes" if classes else ""), style="bold", highlight=False)
     columns = [(row.name, row.formula, str(row.count)) for row in counted]
     widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
+    widths[1] = max(12, min(widths[1], screen.width - widths[0] - widths[2] - 6))  # a long formula takes two lines, so that no count is cut
     sides: tuple[Literal["left", "right"], ...] = ("left", "left", "right")
     for group, some in itertools.groupby(counted, lambda row: row.group):
         table = Table(title=f"\n{group}", title_justify="left", box=None, padding=(0, 1, 0, 0), show_header=False)

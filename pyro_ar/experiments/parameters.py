@@ -110,7 +110,7 @@ def _joints(n: int, K: int) -> list[Row]:
         Row(group, "Markov chain", "(K-1) + (n-1) K (K-1)", Count(_markov(n, K, 1))),
         Row(group, "Markov chain of order 2", "(K^2-1) + (n-2) K^2 (K-1)", Count(_markov(n, K, 2))),
         Row(group, "Chow-Liu tree", "(K-1) + (n-1) K (K-1)", Count(_markov(n, K, 1))),
-        Row(group, f"latent tree, H = {STATES} hidden states", "(H-1) + (n-1) H (H-1) + n H (K-1)", Count(_latent(n, K))),
+        Row(group, f"latent tree, H = {STATES}", "(H-1) + (n-1) H (H-1) + n H (K-1)", Count(_latent(n, K))),
         Row(group, "Gaussian", "n + n (n+1)/2", Count(n + n * (n + 1) // 2)),
     ]
     return rows + _neural(group, n, K)

@@ -56,7 +56,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
     Example:
         >>> X = np.array([[1.0, 2.1], [2.0, 3.9], [3.0, 6.1], [4.0, np.nan], [5.0, 9.9]])
         >>> JointImputer("gaussian").fit_transform(X)[3].round(1)
-        array([4., 8.])
+        array([4. , 7.9])
     """
 
     columns_: tuple[Column, ...]

@@ -217,7 +217,7 @@ def test_an_official_test_part_is_used(capsys, tmp_path, monkeypatch):
 def test_the_default_says_what_it_leaves_out(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_work", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert cli.main(["occlusion", "--out", str(tmp_path / "a")]) == 130
-    note = "without MDA + pattern net, MDA chain, OrderlessNADE (4 orders), pattern net: they take longer; --models all runs them too"
+    note = "without latent trees, MDA + pattern net, MDA chain, OrderlessNADE (4 orders), pattern net: they take longer; --models all runs them too"
     assert note in capsys.readouterr().out
     assert cli.main(["occlusion", "--models", "all", "--out", str(tmp_path / "b")]) == 130
     said = capsys.readouterr()
