@@ -36,8 +36,8 @@ def parameters(
     sides: tuple[Literal["left", "right"], ...] = ("left", "left", "right")
     for group, some in itertools.groupby(counted, lambda row: row.group):
         table = Table(title=f"\n{group}", title_justify="left", box=None, padding=(0, 1, 0, 0), show_header=False)
-        for width, justify in zip(widths, sides, strict=True):
-            table.add_column(min_width=width, justify=justify)
+        for i, (width, justify) in enumerate(zip(widths, sides, strict=True)):
+            table.add_column(width=width, justify=justify, no_wrap=i != 1)
         for row in some:
             table.add_row(row.name, row.formula, str(row.count))
         screen.print(table, highlight=False)
