@@ -41,12 +41,12 @@ class _Residual(nn.Module):
     def _blocks(self) -> list[Any]:
         return list(self.blocks)
 
-    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor]) -> Tensor:
-        kept.append(h)
+    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
+        _keep(h, kept)
         h = _plus(_plus(self.first(h), told[0]), places)
         for block, more in zip(self._blocks(), told[1:], strict=True):
             inner = block["down"](h.relu()).relu()
-            kept.append(inner)
+            _keep(inner, kept)
             h = h + block["up"](_plus(block["middle"](inner), more).relu())
         return h
 
@@ -90,10 +90,10 @@ class _Gated(nn.Module):
     def _layers(self) -> list[Any]:
         return list(self.layers)
 
-    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
         above = h
         for k, layer in enumerate(self._layers()):
-            kept.append(above)
+            _keep(above, kept)
             z = _plus(layer["vertical"](above), told[2 * k])
             y = layer["out"](_gate(_plus(_plus(layer["horizontal"](h) + layer["link"](z), told[2 * k + 1]), None if k else places), self.groups))
             h, above = h + y if k else y, _gate(z)
@@ -207,7 +207,7 @@ class PixelCNNNet(Net):
         C, W, n = self.channels, self.width, self.num_variables
         lines = -(-(n if stop is None else stop) // (C * W))
         chain = x.reshape(len(x), C, self.height, W)[:, :, :lines].permute(0, 2, 3, 1).flatten(1)
-        h = self.body(self._features(chain), self._told(context), self._places(slice(lines)), [])
+        h = self.body(self._features(chain), self._told(context), self._places(slice(lines)))
         for conv in self._head():
             h = conv(self.body.active(h))
         raw = F.pad(h.unflatten(1, (C, self.output.raw)), (0, 0, 0, self.height - lines))
@@ -344,6 +344,12 @@ class _State:
             group = inputs // self.channels
             slots = [line[:, left + j, c * group:(c + 1) * group] for j in range(width) for c in range(self.channels)]
             self.views.append((bases, cells, slots))
+
+
+def _keep(h: Tensor, kept: list[Tensor] | None) -> None:
+    """Remember what a layer reads, where asked."""
+    if kept is not None:
+        kept.append(h)
 
 
 def _plus(h: Tensor, more: Tensor | None) -> Tensor:
