@@ -41,12 +41,12 @@ class _Residual(nn.Module):
     def _blocks(self) -> list[Any]:
         return list(self.blocks)
 
-    def forward(self, h: Tensor, told: list, kept: list[Tensor]) -> Tensor:
-        kept.append(h)
-        h = _plus(self.first(h), told[0])
+    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
+        _keep(h, kept)
+        h = _plus(_plus(self.first(h), told[0]), places)
         for block, more in zip(self._blocks(), told[1:], strict=True):
             inner = block["down"](h.relu()).relu()
-            kept.append(inner)
+            _keep(inner, kept)
             h = h + block["up"](_plus(block["middle"](inner), more).relu())
         return h
 
@@ -90,12 +90,12 @@ class _Gated(nn.Module):
     def _layers(self) -> list[Any]:
         return list(self.layers)
 
-    def forward(self, h: Tensor, told: list, kept: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, told: list, places: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
         above = h
         for k, layer in enumerate(self._layers()):
-            kept.append(above)
+            _keep(above, kept)
             z = _plus(layer["vertical"](above), told[2 * k])
-            y = layer["out"](_gate(_plus(layer["horizontal"](h) + layer["link"](z), told[2 * k + 1]), self.groups))
+            y = layer["out"](_gate(_plus(_plus(layer["horizontal"](h) + layer["link"](z), told[2 * k + 1]), None if k else places), self.groups))
             h, above = h + y if k else y, _gate(z)
         return h
 
@@ -133,13 +133,14 @@ class PixelCNNNet(Net):
 
     Shapes:
         - `body.*.weight` `(out, in, rows, columns)` and `bias`, see `MaskedConv`; `head.0`, `head.1` over single pixels.
+        - `places` `(2 * hidden, height, width)`: added to the first layer (of the horizontal stack).
         - `context_weight` `(context_dim, all that is told)`: added to each convolution (of both stacks), the same for all pixels.
     """
 
     layout = "event"
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 32, blocks: int = 4,
-                 kernel: int = 7, block_kernel: int = 3, gated: bool = False) -> None:
+                 kernel: int = 7, block_kernel: int = 3, gated: bool = False, places: bool = False) -> None:
         super().__init__(event_shape, output, context_dim)
         self.channels, self.height, self.width = _as_image(self.event_shape)
         require(isinstance(hidden, int) and hidden > 0 and hidden % self.channels == 0,
@@ -157,6 +158,7 @@ class PixelCNNNet(Net):
                                    MaskedConv(wide, self.channels * output.raw, 0, 0, "B", self.channels, gain=0.5)])
         told = sum(self.body.told)
         self.context_weight = nn.Parameter(torch.randn(context_dim, told) * 0.1) if context_dim else None
+        self.places = nn.Parameter(torch.randn(2 * hidden, self.height, self.width) * 0.1) if places else None
         self._leave_out_unused()
 
     @classmethod
@@ -191,6 +193,10 @@ class PixelCNNNet(Net):
         lines, inputs = x.shape[1] // (self.width * self.channels), self.channels * self.output.inputs
         return self.output.encode(x).reshape(len(x), lines, self.width, inputs).permute(0, 3, 1, 2)
 
+    def _places(self, lines: slice) -> Tensor | None:
+        """What the place of each pixel of some rows adds to the first layer, `(outputs, rows, width)`."""
+        return None if self.places is None else self.places[:, lines]
+
     def _told(self, context: Tensor | None) -> list:
         """What the context adds to each convolution, `(rows, outputs, 1, 1)`."""
         if context is None or self.context_weight is None:
@@ -201,7 +207,7 @@ class PixelCNNNet(Net):
         C, W, n = self.channels, self.width, self.num_variables
         lines = -(-(n if stop is None else stop) // (C * W))
         chain = x.reshape(len(x), C, self.height, W)[:, :, :lines].permute(0, 2, 3, 1).flatten(1)
-        h = self.body(self._features(chain), self._told(context), [])
+        h = self.body(self._features(chain), self._told(context), self._places(slice(lines)))
         for conv in self._head():
             h = conv(self.body.active(h))
         raw = F.pad(h.unflatten(1, (C, self.output.raw)), (0, 0, 0, self.height - lines))
@@ -230,6 +236,8 @@ class PixelCNNNet(Net):
         pixel, c = divmod(state.i, self.channels)
         if pixel % self.width == 0 and c == 0:
             self.body.open_row(state)
+            row = pixel // self.width
+            state.base[0] = _plus(state.base[0], self._places(slice(row, row + 1)))
             state.views = None
         h, points = self.body.step(state, pixel % self.width, c), len(state.pointwise)
         for k in (points - 2, points - 1):
@@ -263,7 +271,7 @@ class PixelCNNNet(Net):
         """Stand at the beginning of a row: what all layers remember of the rows above, by one pass."""
         kept: list[Tensor] = []
         if done < self.num_variables:
-            self.body(self._features(state.x[:, :done]), state.told, kept)
+            self.body(self._features(state.x[:, :done]), state.told, self._places(slice(done // (self.width * self.channels))), kept)
             state.history = [F.pad(h, (0, 0, conv.above, 0))[:, :, -conv.above:] for h, conv in zip(kept, self.body.tall, strict=True)]
         for line in state.line:
             line.zero_()
@@ -338,6 +346,12 @@ class _State:
             self.views.append((bases, cells, slots))
 
 
+def _keep(h: Tensor, kept: list[Tensor] | None) -> None:
+    """Remember what a layer reads, where asked."""
+    if kept is not None:
+        kept.append(h)
+
+
 def _plus(h: Tensor, more: Tensor | None) -> Tensor:
     return h if more is None else h + more
 
@@ -383,6 +397,8 @@ class PixelCNN(Family):
         kernel: Columns of the first kernel, an odd number; it sees `kernel // 2` rows above.
         block_kernel: Columns of the kernels after it.
         gated: The gated one.
+        places: Give the first layer an embedding of the place of each pixel, which the papers do without: small pictures that are all centred alike are
+            learnt with fewer layers. The weights are otherwise the same everywhere in the image.
 
     Raises:
         ValueError: No image, a kernel larger than the image, another order, hidden channels that are no multiple.
@@ -401,6 +417,7 @@ class PixelCNN(Family):
     net_type = PixelCNNNet
 
     def __init__(self, event_shape: Sequence[int], hidden: int = 48, blocks: int = 4, output: Output | None = None, context_dim: int = 0,
-                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, block_kernel: int = 3, gated: bool = False) -> None:
+                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, block_kernel: int = 3, gated: bool = False,
+                 places: bool = False) -> None:
         self._make(event_shape, output, context_dim, order, None, hidden=hidden, blocks=blocks, kernel=kernel, block_kernel=block_kernel,
-                   gated=gated)
+                   gated=gated, places=places)

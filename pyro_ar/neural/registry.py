@@ -91,9 +91,9 @@ FAMILIES: dict[str, Registered] = {
         CausalTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
-        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2})),
+        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),
     "gated PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, free=False, images=True,
-        shown=Trained({"hidden": 16, "blocks": 2, "gated": True})),
+        shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True})),
     "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
 }

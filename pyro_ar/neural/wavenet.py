@@ -79,10 +79,10 @@ class WaveNetNet(Net):
         return context[:, label:].unflatten(-1, (self.num_variables, self.local_dim)) @ self.local_weight
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self._head(self._pass(x, context, []))
+        return self._head(self._pass(x, context))
 
-    def _pass(self, x: Tensor, context: Tensor | None, kept: list[Tensor]) -> Tensor:
-        """The skips `(rows, m, skip)`, while the inputs of each layer, `(rows, m, hidden)`, are kept."""
+    def _pass(self, x: Tensor, context: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
+        """The skips `(rows, m, skip)`, and the inputs of each layer, `(rows, m, hidden)`, where they are to be kept."""
         m = x.shape[1]
         told, sequence = self._label(context).unsqueeze(1), self._sequence(context)
         if sequence is not None:
@@ -91,7 +91,8 @@ class WaveNetNet(Net):
         h = before @ self.enter + self.places[:m]
         skips: Any = self.skip_bias
         for layer, more in zip(self._layers(), told.split(2 * self.hidden, -1), strict=True):
-            kept.append(h)
+            if kept is not None:
+                kept.append(h)
             out = _gate(layer(h) + more) @ layer.out
             skips = skips + out[..., -len(self.skip_bias):]
             if not layer.last:

@@ -57,7 +57,7 @@ def test_the_contract_is_kept(gated, shape, output, context_dim) -> None:
 @GATED
 def test_the_contract_is_kept_by_columns_of_several_kinds(gated) -> None:
     mixed = PerVariable([Normal(), Bernoulli(), Constant(), Categorical(4), Bernoulli(), Categorical(3)] * 2)
-    net = small((2, 2, 3), mixed, 2, gated=gated).net
+    net = small((2, 2, 3), mixed, 2, gated=gated, places=True).net
     for check in NET_CHECKS[:-1]:
         check(net)
 
@@ -141,8 +141,8 @@ def slow_gate(z, groups):
     return torch.cat(answer)
 
 
-def slow_masked(body, f, groups):
-    h = slow_conv(f, body.first, groups, "A")
+def slow_masked(body, f, groups, places):
+    h = slow_conv(f, body.first, groups, "A") + places
     for block in body.blocks:
         inner = slow_conv(h.clamp(min=0), block["down"], groups, "B").clamp(min=0)
         inner = slow_conv(inner, block["middle"], groups, "B").clamp(min=0)
@@ -150,23 +150,24 @@ def slow_masked(body, f, groups):
     return h
 
 
-def slow_gated(body, f, groups):
+def slow_gated(body, f, groups, places):
     vertical = across = f
     for k, layer in enumerate(body.layers):
         z = slow_conv(vertical, layer["vertical"], 1, "upto" if k else "above")
         own = slow_conv(across, layer["horizontal"], groups, "B" if k else "A") + slow_conv(z, layer["link"], 1, "upto")
+        own = own if k else own + places
         new = slow_conv(slow_gate(own, groups), layer["out"], groups, "B")
         across, vertical = across + new if k else new, slow_gate(z, 1)
     return across
 
 
 @GATED
-@pytest.mark.parametrize("shape", [(1, 3, 4), (3, 2, 3)], ids=str)
-def test_a_pass_is_the_papers_loop(gated, shape, float64) -> None:
-    net = randomised(small(shape, Normal(), gated=gated)).net
+@pytest.mark.parametrize(("shape", "places"), [((1, 3, 4), True), ((3, 2, 3), False)], ids=str)
+def test_a_pass_is_the_papers_loop(gated, shape, places, float64) -> None:
+    net = randomised(small(shape, Normal(), gated=gated, places=places)).net
     x, groups = torch.randn(shape), shape[0]
     with torch.no_grad():
-        h = (slow_gated if gated else slow_masked)(net.body, x, groups)
+        h = (slow_gated if gated else slow_masked)(net.body, x, groups, net.places if places else 0.0)
         for conv in net.head:
             h = torch.where(h > 0, h, h.exp() - 1 if gated else 0)
             h = slow_conv(h, conv, groups, "B")
@@ -268,7 +269,7 @@ def on_image(net, x):
     ((1, 11, 9), Bernoulli(), 7, 3), ((6, 8), Categorical(4), 3, 5), ((3, 5, 5), DiscretisedLogisticMixture(17, 2), 5, 3)], ids=str)
 def test_samples_are_the_naive_ones(gated, shape, output, kernel, block_kernel) -> None:
     """The same noise, the same decisions, in every row."""
-    family = randomised(PixelCNN(shape, 6, 2, output, 3, kernel=kernel, block_kernel=block_kernel, gated=gated).double(), 0.25)
+    family = randomised(PixelCNN(shape, 6, 2, output, 3, kernel=kernel, block_kernel=block_kernel, gated=gated, places=kernel == 5).double(), 0.25)
     context = torch.randn(20, 3).double()
     torch.manual_seed(4)
     cached = family(context).sample()
@@ -297,7 +298,7 @@ def test_draws_of_weights_sample_the_naive_ones(gated) -> None:
 @pytest.mark.parametrize("known", [1, 4, 5, 27, 44, 59, 75])
 def test_large_images_step_prefill_and_take_as_they_pass(gated, known) -> None:
     """More rows than a kernel reaches, so that rows fall out of memory; prefilled by a pass or by steps."""
-    net, x, told = _prepared(PixelCNNNet((2, 8, 5), Categorical(3), 2, hidden=4, blocks=2, kernel=5, gated=gated))
+    net, x, told = _prepared(PixelCNNNet((2, 8, 5), Categorical(3), 2, hidden=4, blocks=2, kernel=5, gated=gated, places=known % 2 == 0))
     with torch.no_grad():
         whole = net.in_chain(x, **told)
         assert_close(_stepped(net, x, told), whole)
@@ -352,7 +353,8 @@ def test_parameters_are_those_that_reach_an_answer(gated, case, float64) -> None
     kinds = [Bernoulli(), Constant(), Categorical(3)] * 5 + [Bernoulli(), Constant(), Categorical(4)]  # nothing reads the last one
     # By position in the event, in which R comes first as a whole.
     output = PerVariable(kinds).in_order(channels_within_pixels(shape).argsort().tolist()) if case == "columns of several kinds" else Categorical(4)
-    family = randomised(PixelCNN(shape, 6, 1, output, 2, kernel=3, gated=gated))
+    options = {"kernel": 3, "gated": gated, "places": case == "plain"}
+    family = randomised(PixelCNN(shape, 6, 1, output, 2, **options))
     with torch.no_grad():  # positive, so that no unit is at rest, and small, so that no gate is shut
         for p in family.parameters():
             p.abs_().mul_(0.2)
@@ -366,7 +368,7 @@ def test_parameters_are_those_that_reach_an_answer(gated, case, float64) -> None
     for grad in torch.autograd.grad((raw * read * torch.randn(400, 1, 1)).sum(), list(family.net.parameters())):
         touched += int((grad != 0).sum())
     assert family.num_parameters == touched
-    assert PixelCNN.count_parameters(shape, 6, 1, output, 2, kernel=3, gated=gated) == touched
+    assert PixelCNN.count_parameters(shape, 6, 1, output, 2, **options) == touched
 
 
 def test_counting_allocates_nothing_large() -> None:
@@ -375,7 +377,7 @@ def test_counting_allocates_nothing_large() -> None:
 
 @GATED
 def test_files_hold_everything(gated, tmp_path) -> None:
-    family = randomised(PixelCNN((3, 4, 5), 6, 2, Categorical(4), 2, kernel=5, block_kernel=3, gated=gated))
+    family = randomised(PixelCNN((3, 4, 5), 6, 2, Categorical(4), 2, kernel=5, block_kernel=3, gated=gated, places=True))
     par.save(family, tmp_path / "family.safetensors")
     again = par.load(tmp_path / "family.safetensors")
     context = torch.randn(7, 2)

@@ -1,7 +1,7 @@
 r"""Which factorisation should be believed, given this much data? The plan of the fits, and the work.
 
 For each number of training rows (nested: more rows contain the fewer) and each model: fit, and score the same test rows. The
-tables average over the strength of their prior by its evidence; the neural models stop early on a tenth of their rows. Evidence and the
+tables average over the strength of their prior by its evidence; latent trees and neural models stop early on a tenth of their rows. Evidence and the
 probabilities of the tables' structures, which need no test rows, stand beside the scores. `report` shows what came out.
 """
 
@@ -24,6 +24,7 @@ from pyro_ar.comparison.recipes import fit_recipe
 from pyro_ar.experiments.states import MAX_STATES
 from pyro_ar.experiments.store import Results
 from pyro_ar.joint import Joint
+from pyro_ar.latent import LatentTree
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.registry import FAMILIES, Trained
 from pyro_ar.outputs import Bernoulli, Categorical
@@ -63,7 +64,8 @@ NEURAL: dict[str, Neural] = {
     entry.compared.name or name: Neural(functools.partial(_fresh, entry.family, entry.compared), entry.compared.fit["lr"], entry.family.net_type.any_order)
     for name, entry in FAMILIES.items() if entry.compared
 }
-MODELS = (*TABLES, *NEURAL)
+LATENT = "latent tree"
+MODELS = (*TABLES, LATENT, *NEURAL)
 FIXED_ORDER = tuple(name for name, neural in NEURAL.items() if not neural.any_order)
 PSEUDOCOUNTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # of rows with hidden cells, per cell of a table
 EM_STEPS = 30
@@ -94,6 +96,24 @@ class IncompleteTable:
 
     def _fitted(self, x: Tensor, pseudocount: float) -> TableJoint:
         return self.joint.from_data(x, visible=~x.isnan(), pseudocount=pseudocount, num_states=self.num_states, em_steps=EM_STEPS, **self.structure)
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """A hidden Chow-Liu tree by EM, hidden cells (NaN) summed out; a tenth of the rows says when to stop.
+
+    Attributes:
+        num_states: Of each variable.
+        seed: Of the tenth, and of all else.
+    """
+
+    num_states: tuple[int, ...]
+    seed: int = 0
+
+    def fit(self, x: Tensor) -> Joint:
+        """The joint of nine tenths of the rows."""
+        return LatentTree.from_data(x, num_hidden=8, num_states=self.num_states, held_out=0.1, smoothing=0.5, generator=Generator().manual_seed(self.seed),
+                                    batch_size=min(1000, max(50, len(x) // 10)))
 
 
 # The plan.
@@ -138,7 +158,7 @@ class Plan:
         require(all(10 <= s <= n for s in sizes) and len(set(sizes)) == len(sizes), f"sizes must be different numbers from 10 to the {n} training rows", sizes)
         object.__setattr__(self, "sizes", tuple(sorted(sizes)))
         fits = table_models(self.num_states)
-        known = [name for name in MODELS if (name in fits or name in NEURAL) and name not in self.blind]
+        known = [name for name in MODELS if (name in fits or name == LATENT or name in NEURAL) and name not in self.blind]
         for name in self.models or ():
             require(name in MODELS, f"models must be some of {', '.join(MODELS)}", name)
             require(name not in self.too_long, f"{name} has more memory than {len(self.num_states)} variables can use: give a shorter chain")
@@ -188,11 +208,13 @@ class Plan:
         return self.train[torch.randperm(len(self.train), generator=Generator().manual_seed(self.seed))[:count]]
 
     def recipe(self, model: str, rows: int) -> Any:
-        """How the model is made from so many rows: a `TableModel` or a `NeuralModel`."""
+        """How the model is made from so many rows: a `TableModel`, a `LatentModel` or a `NeuralModel`."""
         sizes = self.num_states
         if model in TABLES:
             whole = table_models(sizes, STRENGTHS)[model].with_states(sizes)
             return IncompleteTable(whole.joint, whole.structure, sizes, self.seed) if self.hidden else whole
+        if model == LATENT:
+            return LatentModel(sizes, self.seed)
         make, lr, _ = NEURAL[model]
         batch = max(8, min(self.batch_size, rows // 8))  # an epoch of one step would be mostly bookkeeping
         epochs = max(1, self.steps // math.ceil(0.9 * rows / batch))
@@ -224,6 +246,9 @@ def estimate_seconds(plan: Plan, done: Sequence[tuple[int, str]] = ()) -> float:
             if plan.hidden:
                 seconds += (len(PSEUDOCOUNTS) + 1) * EM_STEPS * 1e-8 * cells * rows
             seconds += len(STRENGTHS) * (1e-7 * cells + 3e-8 * rows * n * (n if model == "Chow-Liu tree" else 1)) + 0.2
+            continue
+        if model == LATENT:
+            seconds += 2e-6 * 60 * rows * n + 0.5
             continue
         if model not in step:
             step[model] = _seconds_per_step(plan.recipe(model, rows).family(), plan.train[: plan.batch_size])

@@ -68,7 +68,7 @@ def test_every_bar_is_inside_and_beside_the_others():
     for axis in figure.axes:
         (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
         lines = list(points(axis))
-        assert len(lines) == len(plan.models) == 9
+        assert len(lines) == len(plan.models) == 10
         for _, at, bars, _ in lines:
             assert ((left < at) & (at < right)).all()
             assert ((low < bars) & (bars < high)).all()
