@@ -27,6 +27,12 @@ FAMILIES = {
     "gated PixelCNN": lambda shape: par.PixelCNN(shape, 32, 4, gated=True),
     "gated PixelCNN, 64 wide": lambda shape: par.PixelCNN(shape, 64, 4, gated=True),
     "WaveNet": lambda shape: par.WaveNet(shape, 32),
+    "PerDimensionMLP": lambda shape: par.PerDimensionMLP(shape, 16),
+    "RecurrentAR, GRU": lambda shape: par.RecurrentAR(shape, 128),
+    "RecurrentAR, LSTM": lambda shape: par.RecurrentAR(shape, 128, cell="lstm"),
+    "CausalTransformer": lambda shape: par.CausalTransformer(shape, 128, 3, 4),
+    "CausalTransformer, a key per head": lambda shape: par.CausalTransformer(shape, 128, 3, 4, key_heads=4),
+    "AnyOrderTransformer": lambda shape: par.AnyOrderTransformer(shape, 128, 3, 4),
 }
 """A family joins by one entry: from the event shape to the family."""
 

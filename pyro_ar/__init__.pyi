@@ -25,6 +25,7 @@ from .neural import (
     MADE,
     NADE,
     AnyOrderNet,
+    AnyOrderTransformer,
     Autoregressive,
     CausalTransformer,
     Family,
@@ -40,8 +41,8 @@ from .neural import (
 from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 __all__ = [
-    "AnyOrderNet", "Autoregressive", "BayesNet", "Bayesian", "CausalTransformer", "ChowLiuTree", "DiscriminantAnalysis", "FVSBN", "Family",
-    "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier", "IntractableError", "Joint", "JointImputer", "LatentTree",
+    "AnyOrderNet", "AnyOrderTransformer", "Autoregressive", "BayesNet", "Bayesian", "CausalTransformer", "ChowLiuTree", "DiscriminantAnalysis",
+    "FVSBN", "Family", "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier", "IntractableError", "Joint", "JointImputer", "LatentTree",
     "LogisticRegression", "LowRankGaussian", "LowRankStudentT", "MADE", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis",
     "NADE", "Net", "OrderlessNADE", "OverOrders", "PerDimensionMLP", "PixelCNN", "RankNormal", "RecurrentAR", "StudentT", "Transformed", "WaveNet",
     "compare", "estimate_log_marginal", "fit", "impute", "load", "save",

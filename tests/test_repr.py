@@ -23,6 +23,7 @@ FAMILIES = {
     "MADE": lambda: par.MADE(784, hidden=(500, 500), output=par.outputs.DiscretisedLogisticMixture(256, 10)),
     "PerDimensionMLP": lambda: par.PerDimensionMLP(6, hidden=(4, 3)),
     "RecurrentAR": lambda: par.RecurrentAR((8, 8), 16, par.outputs.Categorical(17), cell="lstm", layers=2, places=False),
+    "AnyOrderTransformer": lambda: par.AnyOrderTransformer((1, 8, 8), 32, 2, 4, context_dim=10),
     "CausalTransformer": lambda: par.CausalTransformer((1, 8, 8), 32, 2, 4, context_dim=10, key_heads=2, dropout=0.1),
     "OrderlessNADE": lambda: par.OrderlessNADE(6, 8),
     "OverOrders": lambda: OverOrders(par.OrderlessNADE(6, 8), 3),

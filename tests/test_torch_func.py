@@ -68,6 +68,7 @@ FAMILIES = {
     "network per variable": lambda: par.PerDimensionMLP(3, hidden=2, context_dim=2),
     "recurrent": lambda: par.RecurrentAR(3, hidden=2, context_dim=2),
     "transformer": lambda: par.CausalTransformer(3, width=4, layers=1, heads=2, context_dim=2),
+    "transformer in any order": lambda: par.AnyOrderTransformer(3, width=4, layers=1, heads=2, context_dim=2),
     "orderless": lambda: par.OrderlessNADE(3, hidden=3, context_dim=2),
     "mixture chain": lambda: par.MixtureChain(torch.randn(2, 2), 5.0, torch.randn(2, 2, 3), torch.eye(3).expand(2, 2, 3, 3) + 0.2,
                                               torch.tensor([-1.0, 0.0, 1.5]).expand(3, 3), hidden=2),

@@ -1,5 +1,6 @@
 """Autoregressive joints by neural nets: the contract of a net, the chain rule, and a file for each family."""
 
+from pyro_ar.neural.any_order_transformer import AnyOrderTransformer, AnyOrderTransformerNet
 from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.neural.causal_transformer import CausalTransformer, CausalTransformerNet
 from pyro_ar.neural.family import Family
@@ -16,7 +17,8 @@ from pyro_ar.neural.recurrent_ar import RecurrentAR, RecurrentARNet
 from pyro_ar.neural.wavenet import WaveNet, WaveNetNet
 
 __all__ = [
-    "FVSBN", "MADE", "NADE", "AnyOrderNet", "Autoregressive", "CausalTransformer", "CausalTransformerNet", "Family", "LinearNet", "MADENet",
-    "MixtureChain", "MixtureChainNet", "NADENet", "Net", "OrderlessNADE", "OrderlessNADENet", "OverOrders", "PerDimensionMLP", "PerDimensionMLPNet",
-    "PixelCNN", "PixelCNNNet", "RecurrentAR", "RecurrentARNet", "WaveNet", "WaveNetNet",
+    "FVSBN", "MADE", "NADE", "AnyOrderNet", "AnyOrderTransformer", "AnyOrderTransformerNet", "Autoregressive", "CausalTransformer",
+    "CausalTransformerNet", "Family", "LinearNet", "MADENet", "MixtureChain", "MixtureChainNet", "NADENet", "Net", "OrderlessNADE",
+    "OrderlessNADENet", "OverOrders", "PerDimensionMLP", "PerDimensionMLPNet", "PixelCNN", "PixelCNNNet", "RecurrentAR", "RecurrentARNet", "WaveNet",
+    "WaveNetNet",
 ]

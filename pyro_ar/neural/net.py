@@ -164,7 +164,7 @@ class AnyOrderNet(Net):
     def given_known(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
         """Raw parameters of every variable given the known ones, `(rows, n, raw)`, in the variables' own order.
 
-        What it gives for a known variable is not read.
+        The known ones are read in the variables' own order. What it gives for a known variable is not read.
 
         Args:
             x: `(rows, n)`, in the variables' own order; not read where not known.

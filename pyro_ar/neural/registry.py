@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_ar.neural.any_order_transformer import AnyOrderTransformer
 from pyro_ar.neural.causal_transformer import CausalTransformer
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.fvsbn import FVSBN
@@ -89,6 +90,8 @@ FAMILIES: dict[str, Registered] = {
     "RecurrentAR": Registered(RecurrentAR, {"hidden": 5}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
     "CausalTransformer": Registered(
         CausalTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
+    "AnyOrderTransformer": Registered(
+        AnyOrderTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),

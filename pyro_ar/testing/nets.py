@@ -159,7 +159,7 @@ def net_draws_weights(net: Net) -> None:
 
 
 def net_sees_known_variables(net: Net) -> None:
-    """`given_known` of an any-order net is what a pass gives the variable that stands right behind the known ones."""
+    """`given_known` of an any-order net is what a pass gives the variable that stands right behind the known ones, which stand in their own order."""
     net, x, known = _prepared(net)
     if not net.any_order:
         raise NotApplicable("the net has one order")
@@ -171,7 +171,8 @@ def net_sees_known_variables(net: Net) -> None:
         with torch.no_grad():
             raw = any_order.given_known(torch.where(seen, flat, torch.nan), seen, known.get("context"))
         here = order[:, m].reshape(-1, 1, 1).expand(-1, 1, raw.shape[-1])
-        _same(raw.gather(1, here), _chain(net, x, {**known, "order": order})[:, m:m + 1], f"raw parameters given {m} known variables")
+        read = torch.cat((order[:, :m].sort(-1).values, order[:, m:]), 1)
+        _same(raw.gather(1, here), _chain(net, flat.gather(1, read), {**known, "order": read})[:, m:m + 1], f"raw parameters given {m} known variables")
 
 
 NET_CHECKS = (

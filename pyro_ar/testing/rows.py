@@ -61,8 +61,9 @@ def _gradients_agree(one: Any, ask: Callable[..., Tensor], x: Tensor, visible: T
     if not total.requires_grad:
         return
     together, each = (dict(gradients(one, t.sum())) for t in (total, answer))
+    # Rounding of the largest terms shows in all: a deep net passes them on to weights whose own gradients nearly vanish.
+    size = max(1.0, *(float(g.abs().amax()) for g in together.values() if g.numel()))
     for name, g in together.items():
-        size = g.abs().amax().clamp(min=1.0) if g.numel() else 1.0  # rounding of the largest terms shows in all
         agree(g / size, each[name] / size, f"gradient by {name} of {said}")
 
 

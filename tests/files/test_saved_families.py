@@ -27,6 +27,7 @@ FAMILIES = {
     "PerDimensionMLP": lambda: par.PerDimensionMLP(6, (4, 3), Categorical(3), activation="relu"),
     "RecurrentAR": lambda: par.RecurrentAR(6, 4, Categorical(3), cell="lstm", layers=2, width=3, places=False),
     "CausalTransformer": lambda: par.CausalTransformer((1, 2, 3), 8, 2, 4, MixtureOfNormals(3), order="random", key_heads=2),
+    "AnyOrderTransformer": lambda: par.AnyOrderTransformer((1, 2, 3), 8, 2, 4, Categorical(3), order="random", key_heads=2),
     "mixed transformer": lambda: par.CausalTransformer(4, 8, 1, 2, MIXED, order=[2, 0, 3, 1]),
     "mixed": lambda: par.NADE(4, 3, MIXED, order=[2, 0, 3, 1]),
     "own states": lambda: par.FVSBN(3, PerVariable.of_states((2, 4, 1)), order="random"),

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from pyro_ar import outputs, testing
 from pyro_ar.neural import (
     AnyOrderNet,
+    AnyOrderTransformerNet,
     Autoregressive,
     CausalTransformerNet,
     LinearNet,
@@ -93,6 +94,7 @@ NETS = {
     "gru": lambda *a: RecurrentARNet(*a, hidden=5),
     "deep lstm": lambda *a: RecurrentARNet(*a, hidden=4, cell="lstm", layers=2, width=3),
     "transformer": lambda *a: CausalTransformerNet(*a, width=8, layers=2, heads=4, key_heads=2),
+    "any-order transformer": lambda *a: AnyOrderTransformerNet(*a, width=8, layers=2, heads=4, key_heads=2),
     "a user's": Recent,
     "a user's any-order": Counting,
 }
@@ -129,7 +131,7 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 39, 40, 41, 85])
-@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep per dimension", "gru", "deep lstm", "transformer"])
+@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep per dimension", "gru", "deep lstm", "transformer", "any-order transformer"])
 def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
     """Longer than any block of steps."""
     make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90))}[name]
@@ -148,7 +150,7 @@ def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
             assert_close(net.advance(taken, x[index, i - 1]), whole[index, i])
 
 
-@pytest.mark.parametrize("name", ["linear", "nade", "made", "orderless", "per dimension", "gru", "deep lstm", "transformer"])
+@pytest.mark.parametrize("name", ["linear", "nade", "made", "orderless", "per dimension", "gru", "deep lstm", "transformer", "any-order transformer"])
 def test_every_earlier_variable_is_seen(name) -> None:
     wide = {**NETS, "nade": lambda *a: NADENet(*a, hidden=30), "made": lambda *a: MADENet(*a, hidden=(60, 60))}[name]
     net, x, known = _prepared(wide(6, outputs.Normal(), 0))
