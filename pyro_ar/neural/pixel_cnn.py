@@ -253,8 +253,6 @@ class PixelCNNNet(Net):
         state.i = i + 1
         if state.i % (self.width * self.channels) == 0 and state.i < self.num_variables:
             self.body.close_row(state)
-            for line in state.line:
-                line.zero_()
 
     def prefill(self, state: "_State", values: Tensor) -> None:
         end, line = state.i + values.shape[-1], self.width * self.channels
@@ -273,8 +271,6 @@ class PixelCNNNet(Net):
         if done < self.num_variables:
             self.body(self._features(state.x[:, :done]), state.told, self._places(slice(done // (self.width * self.channels))), kept)
             state.history = [F.pad(h, (0, 0, conv.above, 0))[:, :, -conv.above:] for h, conv in zip(kept, self.body.tall, strict=True)]
-        for line in state.line:
-            line.zero_()
         state.i, state.ran = done, -1
 
     def take(self, state: "_State", index: Tensor) -> Any:
@@ -287,7 +283,8 @@ class _State:
 
     Attributes:
         history: For each convolution over rows above, what it sees of them.
-        line: For each convolution to the left, its inputs in the row so far, `(rows, left + width, inputs)`, zero where nothing is known.
+        line: For each convolution to the left, its inputs in the row so far, `(rows, left + width, inputs)`; further right, where weights are zero or nothing
+            is read, those of the row above.
         base: What is known of a row when it begins, for each of these.
         seen: For each convolution of single pixels, its inputs in this pixel, group by group.
     """
