@@ -134,6 +134,15 @@ def test_a_batch_of_rows_is_a_share_of_the_running_counts(float64):
     torch.testing.assert_close(learner.root, learner._running[0] / 30)
 
 
+def test_running_counts_are_worth_all_rows(float64):
+    """So that rows made up weigh the same in a minibatch as in a step over all rows."""
+    x = tree().sample((30,))
+    for weights in (None, torch.rand(30) + 0.5):
+        learner = Learner(tree()._parameters(), tree()._parameters(), 1.0, torch.float64)
+        learn([learner], Rows(x, None, weights), None, Schedule(3, 10, 1, False, seeded()))
+        torch.testing.assert_close(learner._running[0].sum(), torch.tensor(30.0) if weights is None else weights.sum())
+
+
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_weights_hidden_cells_and_rows_without_weight(batch_size, float64):
     torch.manual_seed(4)
