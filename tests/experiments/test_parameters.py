@@ -28,7 +28,7 @@ def test_formulas_agree_with_the_joints(n, states):
     if n >= 2:
         assert table["Markov chain of order 2"].value == MarkovChain.count_parameters(sizes, order=2)
     assert table["Chow-Liu tree"].value == ChowLiuTree.count_parameters(sizes)
-    assert table["latent tree, H = 16 hidden states"].value == LatentTree.count_parameters(n, 16, PerVariable.of_states(sizes))
+    assert table["latent tree, H = 16"].value == LatentTree.count_parameters(n, 16, PerVariable.of_states(sizes))
     assert table["Gaussian"].value == Gaussian.count_parameters(n)
 
 
