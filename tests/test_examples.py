@@ -10,7 +10,10 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+LONG = ("abstain", "tabular")
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LONG else ()) for path in EXAMPLES])
 def test_example_runs(path):
     done = subprocess.run([sys.executable, str(path), "--steps", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ def differences(function, at, step=1e-5):
 
 
 @pytest.mark.parametrize("ask", [pytest.param(ask, marks=pytest.mark.slow if ask in ("log_prob", "conditionals") else ()) for ask in ASK])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "transformer" in name else ()) for name in ALL])
 def test_derivatives_by_parameters_and_context(name, ask):
     applies(name, ask)
     make, at, visible = case(name)

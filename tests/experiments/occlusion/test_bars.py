@@ -159,7 +159,7 @@ def test_no_bar_depends_on_the_units_of_the_columns(bar):
     np.testing.assert_allclose(other.predict_proba(X[1::2] * unit, seen[1::2]), one.predict_proba(X[1::2], seen[1::2]), atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["SVM (mean)", "logistic (mean)", "kernel density", "Gaussian", "MDA"])
+@pytest.mark.parametrize("model", [pytest.param("SVM (mean)", marks=pytest.mark.slow), "logistic (mean)", "kernel density", "Gaussian", "MDA"])
 def test_bars_of_the_line_up_reach_a_tuned_pipeline_on_wine(model):
     """Accuracy over five folds; a nearest-neighbour pipeline of scikit-learn has .949, support vectors .983. Unscaled they had .49 to .67."""
     X, y = load_wine(return_X_y=True)
