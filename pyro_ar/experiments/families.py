@@ -108,12 +108,8 @@ def names(data: Dataset) -> tuple[str, ...]:
 
 def run(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
     """Do the units that are still to do, keep each, and yield all in their order."""
-    for levels, name in plan.units:
-        unit = results.find(levels=levels, model=name)
-        if unit is None:
-            unit = _one_unit(plan, levels, name)
-            results.add(unit)
-        yield unit
+    keys = ({"levels": levels, "model": name} for levels, name in plan.units)
+    yield from results.each(keys, lambda levels, model: _one_unit(plan, levels, model))
 
 
 def _one_unit(plan: Plan, levels: int, name: str) -> dict[str, Any]:

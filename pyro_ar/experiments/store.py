@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,6 +77,15 @@ class Results:
     def find(self, **key: Any) -> dict[str, Any] | None:
         """The unit with these entries, None if it is still to do."""
         return next((unit for unit in self.units if all(unit[name] == value for name, value in key.items())), None)
+
+    def each(self, keys: Iterable[Mapping[str, Any]], work: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The unit of each key, in their order: as it was kept, or done by `work(**key)` and kept."""
+        for key in keys:
+            unit = self.find(**key)
+            if unit is None:
+                unit = work(**key)
+                self.add(unit)
+            yield unit
 
     def add(self, unit: dict[str, Any]) -> None:
         """Keep a unit, on disk too."""

@@ -276,12 +276,8 @@ def _seconds_per_step(family: Family, x: Tensor, repeats: int = 5) -> float:
 
 def run(plan: Plan, results: Results) -> Iterator[dict[str, Any]]:
     """Do the units that are still to do, keep each on disk, and yield it; done ones are yielded as they are."""
-    for rows, model in plan.units:
-        unit = results.find(rows=rows, model=model)
-        if unit is None:
-            unit = _one_unit(plan, rows, model)
-            results.add(unit)
-        yield unit
+    keys = ({"rows": rows, "model": model} for rows, model in plan.units)
+    yield from results.each(keys, lambda rows, model: _one_unit(plan, rows, model))
 
 
 def _one_unit(plan: Plan, rows: int, model: str) -> dict[str, Any]:
