@@ -206,7 +206,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
             answer[holes] = torch.where(numbers, mean, drawn.mode(0).values)
         else:
             answer[holes] = closed
-        return torch.where(seen, rows, answer)
+        return answer
 
     def _draws(self, rows: Tensor, seen: Tensor, many: int) -> Tensor:
         step = at_once(many * rows.shape[1] ** 2)
