@@ -9,6 +9,7 @@ import torch
 from pyro_ar.comparison import NeuralModel, TableModel, chain_over, compare, table_models
 from pyro_ar.comparison.recipes import fit_recipe
 from pyro_ar.experiments.compare.run import Plan, run
+from pyro_ar.experiments.store import Results
 from pyro_ar.inference.bayesian import Bayesian
 from pyro_ar.mixture import Averaged, Mixture
 from pyro_ar.neural.fvsbn import FVSBN
@@ -249,27 +250,17 @@ def test_the_evidences_of_all_strengths_count_the_pairs_of_a_tree_once(monkeypat
     assert len(blocks) == 3 * 30  # of single columns
 
 
-def test_a_unit_of_the_comparison_finds_its_evidences_once(monkeypatch):
+def test_a_unit_of_the_comparison_finds_its_evidences_once(monkeypatch, tmp_path):
     calls = []
     find = TableModel.log_evidences
     monkeypatch.setattr(TableModel, "log_evidences", lambda self, x: calls.append(x) or find(self, x))
     x = torch.randint(0, 2, (40, 4), generator=torch.Generator().manual_seed(0)).double()
     plan = Plan("coins", x[:30], x[30:], sizes=(25,), models=("Chow-Liu tree",))
-    unit, = run(plan, Kept())
+    unit, = run(plan, Results.open(tmp_path / "results.json", {}))
     assert len(calls) == 1
     recipe = plan.recipe("Chow-Liu tree", 25)
     assert unit["log_evidence"] == pytest.approx(recipe.log_evidence(plan.rows(25)).item(), rel=1e-12)
     assert unit["nats"] == pytest.approx(-recipe.fit(plan.rows(25)).log_prob(plan.test).mean().item(), rel=1e-6)
-
-
-class Kept:
-    """Results that hold nothing."""
-
-    def find(self, **_):
-        return None
-
-    def add(self, _):
-        pass
 
 
 @pytest.mark.parametrize("tile", [1, 40, 2**22])
