@@ -38,7 +38,7 @@ def hidden_states(joint: Any, x: Tensor, visible: Tensor, answer: Callable[[Tens
         return _in_halves(lambda x, v: hidden_states(joint, x, v, answer, what), joint, x, visible, what)
     event = len(joint.event_shape)
     same = ((values == x) | ~visible).flatten(values.ndim - event).all(-1)
-    log_p = torch.where(same, joint._log_prob(values).expand(same.shape), -math.inf)
+    log_p = torch.where(same, joint.log_density(values).expand(same.shape), -math.inf)
     return answer(values, log_p.log_softmax(0))
 
 
@@ -50,7 +50,7 @@ def visible_states(joint: Any, visible: Tensor, answer: Callable[[Tensor, Tensor
         return _in_halves(lambda _, v: visible_states(joint, v, answer, what), joint, zeros, visible, what)
     event = len(joint.event_shape)
     once = ((values == 0) | visible).flatten(values.ndim - event).all(-1)
-    log_p = joint._log_marginal(values, visible.expand(values.shape)).expand(once.shape)
+    log_p = joint.log_marginal(values, visible.expand(values.shape)).expand(once.shape)
     return answer(values, torch.where(once, log_p, -math.inf))
 
 

@@ -4,20 +4,20 @@ The base does the shapes, the checks and the hidden cells once, so that a concre
 left with the mathematics: it implements the hooks below on values that are already checked,
 floating, and free of NaN.
 
-=====================  =====================================================================
-hook                   what it returns
-=====================  =====================================================================
-`support`              the constraint of a value, as in torch
-`_log_prob(x)`         log density, broadcastable to `sample + batch`
-`conditional_log_prob` log p(x_i | variables before i in `order`), event-shaped
-`_sample(shape)`       one tensor of shape `shape + event`, floating
-`_method(visible)`     a name per pattern, or `IntractableError`
-`_log_marginal(x, v)`  log p(x_visible); `x` holds zeros where hidden
-`_complete(x, v)`      `x` with its hidden cells drawn; differentiable where `has_rsample`
-`_most_likely(x, v)`   `x` with its hidden cells at their most likely joint value
-`_moments(x, v)`       means and variances of all cells given the visible ones
-`_entropy(x, v)`       entropy of the hidden cells given the visible ones
-=====================  =====================================================================
+======================  =====================================================================
+hook                    what it returns
+======================  =====================================================================
+`support`               the constraint of a value, as in torch
+`log_density(x)`        log density, broadcastable to `sample + batch`
+`conditional_log_prob`  log p(x_i | variables before i in `order`), event-shaped
+`draw(shape)`           one tensor of shape `shape + event`, floating
+`methods(visible)`      a name per pattern, or `IntractableError`
+`log_marginal(x, v)`    log p(x_visible); `x` holds zeros where hidden
+`complete(x, v)`        `x` with its hidden cells drawn; differentiable where `has_rsample`
+`most_likely(x, v)`     `x` with its hidden cells at their most likely joint value
+`moments(x, v)`         means and variances of all cells given the visible ones
+`entropy_given(x, v)`   entropy of the hidden cells given the visible ones
+======================  =====================================================================
 
 The last three are enumerations of few states unless overridden.
 
@@ -82,47 +82,47 @@ class Joint(Expandable):
 
     # The hooks: a concrete joint answers these.
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def conditional_log_prob(self, x: Array) -> Tensor:
         r"""Log p(x_i | the variables before i in `order`), in nats, `(*S, *B, *E)`."""
         raise NotImplementedError
 
-    def _sample(self, shape: Size) -> Tensor:
+    def draw(self, shape: Size) -> Tensor:
         raise NotImplementedError
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         raise NotImplementedError
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+    def most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         return hidden_states(self, x, visible, likeliest_of, "mode")
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = hidden_states(self, x, visible, moments_of(len(self.event_shape)), "mean and variance")
         return torch.where(visible, x, mean), torch.where(visible, 0, variance)
 
-    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+    def entropy_given(self, x: Tensor, visible: Tensor) -> Tensor:
         return hidden_states(self, x, visible, entropy_of, "entropy")
 
-    def _marginal_mode(self, visible: Tensor) -> Tensor:
+    def marginal_mode(self, visible: Tensor) -> Tensor:
         """The most likely value of the visible cells alone, anything where hidden."""
         if bool(visible.all()):
-            return self._most_likely(*self._unseen(visible.shape))
+            return self.most_likely(*self.unseen(visible.shape))
         return visible_states(self, visible, likeliest_of, "mode of some cells")
 
-    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+    def marginal_entropy(self, visible: Tensor) -> Tensor:
         if bool(visible.all()):
-            return self._entropy(*self._unseen(visible.shape))
+            return self.entropy_given(*self.unseen(visible.shape))
         return visible_states(self, visible, entropy_of, "entropy of some cells")
 
-    def _answering(self, visible: Tensor) -> "Joint":
+    def answering(self, visible: Tensor) -> "Joint":
         """The joint that answers for this pattern: itself, except in any-order families."""
         return self
 
@@ -176,12 +176,12 @@ class Joint(Expandable):
         return x.expand(len(x), *self.batch_shape, *self.event_shape) if expand else x
 
     def log_prob(self, value: Array) -> Tensor:
-        x = self._check_value(value)
-        return self._spread(self._log_prob(x), x)
+        x = self.check_value(value)
+        return self._spread(self.log_density(x), x)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         with torch.no_grad():
-            return self._sample(Size(sample_shape) + self.batch_shape)
+            return self.draw(Size(sample_shape) + self.batch_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -190,12 +190,12 @@ class Joint(Expandable):
         Raises:
             IntractableError: There is no closed form, and too many states to enumerate.
         """
-        return self._moments(*self._unseen(self.batch_shape + self.event_shape))[0]
+        return self.moments(*self.unseen(self.batch_shape + self.event_shape))[0]
 
     @property
     def variance(self) -> Tensor:
         """Of every cell, `(*B, *E)`; as `mean`."""
-        return self._moments(*self._unseen(self.batch_shape + self.event_shape))[1]
+        return self.moments(*self.unseen(self.batch_shape + self.event_shape))[1]
 
     @property
     def mode(self) -> Tensor:
@@ -205,11 +205,11 @@ class Joint(Expandable):
             IntractableError: The joint has no exact one.
         """
         with torch.no_grad():
-            return self._most_likely(*self._unseen(self.batch_shape + self.event_shape))
+            return self.most_likely(*self.unseen(self.batch_shape + self.event_shape))
 
     def entropy(self) -> Tensor:
         """In nats, `(*B)`; differential entropy where values are real. Raises as `mean`."""
-        return self._entropy(*self._unseen(self.batch_shape + self.event_shape)).expand(self.batch_shape)
+        return self.entropy_given(*self.unseen(self.batch_shape + self.event_shape)).expand(self.batch_shape)
 
     def marginal(self, visible: Array) -> "Marginal":
         r"""The joint of the visible cells alone.
@@ -238,9 +238,9 @@ class Joint(Expandable):
             parameters = counted(self.num_parameters, "parameter")
         except NotImplementedError:
             parameters = ""
-        return one_line(type(self).__name__, *self._described(), parameters)
+        return one_line(type(self).__name__, *self.described(), parameters)
 
-    def _described(self) -> list[str]:
+    def described(self) -> list[str]:
         """The parts of `repr`: variables and states, what the class adds, and the batch."""
         n, states = math.prod(self.event_shape), self.num_states
         of = "" if states is None else f" of {states[0]}" if len(set(states)) == 1 else f" of {min(states)} to {max(states)}"
@@ -255,7 +255,7 @@ class Joint(Expandable):
 
     # Checks and shapes, shared by all.
 
-    def _unseen(self, shape: Size) -> tuple[Tensor, Tensor]:
+    def unseen(self, shape: Size) -> tuple[Tensor, Tensor]:
         """A value and a pattern of which nothing is seen."""
         x = torch.zeros(shape, dtype=self.dtype, device=self.device)
         return x, torch.zeros_like(x, dtype=torch.bool)
@@ -265,7 +265,7 @@ class Joint(Expandable):
         left = x.shape[: x.ndim - len(self.event_shape)]
         return answer.expand(torch.broadcast_shapes(left, self.batch_shape))
 
-    def _check_value(self, value: Any, visible: Tensor | None = None) -> Tensor:
+    def check_value(self, value: Any, visible: Tensor | None = None) -> Tensor:
         """The value as a floating tensor, checked; where hidden, never read and set to zero."""
         name, event = type(self).__name__, tuple(self.event_shape)
         if not isinstance(value, Tensor):

@@ -144,14 +144,14 @@ class Mixture(Joint):
             visible: bool, broadcastable to `x`; None: all is seen.
         """
         if visible is None:
-            x = self._check_value(x)
-            answer = self._each(lambda j, x: j._log_prob(x), x)
+            x = self.check_value(x)
+            answer = self._each(lambda j, x: j.log_density(x), x)
         else:
             marginal = self.marginal(visible)
-            x = self._check_value(x, marginal.visible)
-            answer = marginal._answering._component_log_marginal(x, marginal.visible.expand(x.shape))
+            x = self.check_value(x, marginal.visible)
+            answer = marginal.answering._component_log_marginal(x, marginal.visible.expand(x.shape))
         left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
-        return (answer + self._log_weights()).expand(*left, -1)
+        return (answer + self.log_mixing()).expand(*left, -1)
 
     def component_posterior(self, x: Array, visible: Array | None = None) -> Categorical:
         r"""p(m | x_visible), a `Categorical` of batch shape `sample + batch`.
@@ -165,7 +165,7 @@ class Mixture(Joint):
                 f"probability zero in {int((~possible).sum())} of {possible.numel()} rows")
         return Categorical(logits=logits, validate_args=None if logits.numel() else False)  # torch cannot check no rows
 
-    def _log_weights(self) -> Tensor:
+    def log_mixing(self) -> Tensor:
         return self.log_weights.log_softmax(-1)
 
     def _each(self, score: Callable[..., Tensor], *values: Tensor) -> Tensor:
@@ -181,17 +181,17 @@ class Mixture(Joint):
         return torch.stack([a.expand(torch.broadcast_shapes(a.shape, left, self.batch_shape)) for a in answers], -1)
 
     def _component_log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
-        return self._each(lambda j, x, v: j._log_marginal(x, v), x, visible)
+        return self._each(lambda j, x, v: j.log_marginal(x, v), x, visible)
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        return _log_mean(self._each(lambda j, x: j._log_prob(x), x) + self._log_weights())
+    def log_density(self, x: Tensor) -> Tensor:
+        return _log_mean(self._each(lambda j, x: j.log_density(x), x) + self.log_mixing())
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
-        return _log_mean(self._component_log_marginal(x, visible) + self._log_weights())
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        return _log_mean(self._component_log_marginal(x, visible) + self.log_mixing())
 
     def conditional_log_prob(self, x: Array) -> Tensor:
         order, event = self.order, len(self.event_shape)
-        x = self._check_value(x)
+        x = self.check_value(x)
 
         def prefixes(joint: Joint, x: Tensor) -> Tensor:
             return joint.conditional_log_prob(x).flatten(-event)[..., order].cumsum(-1)
@@ -200,28 +200,28 @@ class Mixture(Joint):
             each = prefixes(self.joints, x.unsqueeze(-1 - event))
         else:
             each = torch.stack(torch.broadcast_tensors(*(prefixes(j, x) for j in self.joints)), -2)
-        prefix = _log_mean((each + self._log_weights().unsqueeze(-1)).movedim(-2, -1))
+        prefix = _log_mean((each + self.log_mixing().unsqueeze(-1)).movedim(-2, -1))
         before = torch.cat([torch.zeros_like(prefix[..., :1]), prefix[..., :-1]], -1)
         terms = prefix - before.masked_fill(before == -math.inf, 0.0)
         shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)
         return terms[..., order.argsort()].unflatten(-1, self.event_shape).expand(shape)
 
-    def _sample(self, shape: Size) -> Tensor:
-        choice = draw_states(self._log_weights(), self.batch_shape, shape)
+    def draw(self, shape: Size) -> Tensor:
+        choice = draw_states(self.log_mixing(), self.batch_shape, shape)
         if isinstance(self.joints, Joint):
             every = self.joints.expand(torch.broadcast_shapes(self.joints.batch_shape, (*self.batch_shape, 1)))
-            return self._select(every._sample(Size((*shape, every.batch_shape[-1]))), choice)
+            return self._select(every.draw(Size((*shape, every.batch_shape[-1]))), choice)
         x = torch.empty(shape + self.event_shape, dtype=self.dtype, device=self.device)
         for m, joint in enumerate(self.joints):
             mine = choice == m
             if joint.batch_shape or is_mapped(mine):
-                x = torch.where(self._wide(mine), joint.expand(self.batch_shape)._sample(shape).to(x), x)
+                x = torch.where(self._wide(mine), joint.expand(self.batch_shape).draw(shape).to(x), x)
             elif bool(mine.any()):
-                x[mine] = joint._sample(Size([int(mine.sum())])).to(x)
+                x[mine] = joint.draw(Size([int(mine.sum())])).to(x)
         return x
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
-        logits = self._component_log_marginal(x, visible) + self._log_weights()
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        logits = self._component_log_marginal(x, visible) + self.log_mixing()
         choice = Categorical(logits=logits, validate_args=False).sample()
         event = len(self.event_shape)
         if isinstance(self.joints, Joint):
@@ -234,17 +234,17 @@ class Mixture(Joint):
             if joint.batch_shape or is_mapped(mine):
                 done = torch.where(self._wide(mine), _complete_where(self._wide(mine), joint, x, visible), done)
             elif bool(mine.any()):
-                done[mine] = joint._complete(x[mine], visible[mine])
+                done[mine] = joint.complete(x[mine], visible[mine])
         return done
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        weights = (self._component_log_marginal(x, visible) + self._log_weights()).softmax(-1)
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (self._component_log_marginal(x, visible) + self.log_mixing()).softmax(-1)
         at = -1 - len(self.event_shape)
         if isinstance(self.joints, Joint):
             shape = (*x.shape[: x.ndim + at + 1], self.log_weights.shape[-1], *self.event_shape)
-            means, variances = self.joints._moments(*(v.unsqueeze(at).expand(shape) for v in (x, visible)))
+            means, variances = self.joints.moments(*(v.unsqueeze(at).expand(shape) for v in (x, visible)))
         else:
-            each = [j._moments(x, visible) for j in self.joints]
+            each = [j.moments(x, visible) for j in self.joints]
             means, variances = (torch.stack([m.expand(x.shape) for m in part], at) for part in zip(*each, strict=True))
         w = self._wide(weights)
         means, variances = (torch.where(w > 0, m, 0) for m in (means, variances))  # a component that is excluded may have none
@@ -259,19 +259,19 @@ class Mixture(Joint):
         index = self._wide(choice.unsqueeze(-1)).expand(*choice.shape, 1, *self.event_shape)
         return every.gather(-1 - len(self.event_shape), index).squeeze(-1 - len(self.event_shape))
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         if isinstance(self.joints, Joint):
-            return self.joints._method(visible.unsqueeze(-1 - len(self.event_shape)))[..., 0]
-        names = [j._method(visible) for j in self.joints]
+            return self.joints.methods(visible.unsqueeze(-1 - len(self.event_shape)))[..., 0]
+        names = [j.methods(visible) for j in self.joints]
         joined = [" + ".join(dict.fromkeys(each)) for each in zip(*(n.ravel() for n in names), strict=True)]
         return np.array(joined).reshape(names[0].shape)
 
-    def _answering(self, visible: Tensor) -> "Mixture":
+    def answering(self, visible: Tensor) -> "Mixture":
         if self.coherent:
             return self
         if isinstance(self.joints, Joint):
-            return Mixture(self.log_weights, self.joints._answering(visible.unsqueeze(-1 - len(self.event_shape))))
-        return Mixture(self.log_weights, [j._answering(visible) for j in self.joints])
+            return Mixture(self.log_weights, self.joints.answering(visible.unsqueeze(-1 - len(self.event_shape))))
+        return Mixture(self.log_weights, [j.answering(visible) for j in self.joints])
 
 
 class Averaged(Mixture):
@@ -303,7 +303,7 @@ def _are_log_weights(t: Tensor) -> bool:
 def _complete_where(chosen: Tensor, joint: Joint, x: Tensor, visible: Tensor) -> Tensor:
     """Completions by the joint, of the rows that chose it alone: others may have evidence that it excludes, and are shown nothing."""
     visible = visible & chosen
-    return joint._complete(torch.where(visible, x, 0), visible)
+    return joint.complete(torch.where(visible, x, 0), visible)
 
 
 def _log_mean(x: Tensor) -> Tensor:

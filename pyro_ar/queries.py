@@ -43,13 +43,13 @@ class Marginal(Expandable):
         visible = visible if isinstance(visible, Tensor) else as_tensor(visible, joint.device)
         self.visible = check_visible(visible, joint.event_shape)
         left = self.visible.shape[: self.visible.ndim - len(joint.event_shape)]
-        self.method = joint._method(self.visible)
-        self._answering = joint._answering(self.visible)
+        self.method = joint.methods(self.visible)
+        self.answering = joint.answering(self.visible)
         super().__init__(_broadcast("the pattern", left, joint.batch_shape), joint.event_shape,
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
     def __repr__(self) -> str:
-        return one_line("Marginal", _seen(self.visible, self.event_shape), f"of {type(self.joint).__name__}", *self.joint._described())
+        return one_line("Marginal", _seen(self.visible, self.event_shape), f"of {type(self.joint).__name__}", *self.joint.described())
 
     @classmethod
     def infer_shapes(cls, *, joint: Any = None, visible: Sequence[int] = ()) -> tuple[Size, Size]:  # type: ignore[override]
@@ -72,24 +72,24 @@ class Marginal(Expandable):
             value = as_tensor(value, self.joint.device)
         require(isinstance(value, Tensor) and value.ndim >= len(self.event_shape),
                 f"marginal wants a tensor that ends in the event shape {tuple(self.event_shape)}", value)
-        joint = self._answering
+        joint = self.answering
         left = value.shape[: value.ndim - len(self.event_shape)]
         left = _broadcast("the value", left, self.batch_shape)
         x, visible = _align(joint, value, self.visible)
-        answer = joint._log_marginal(x, visible)
+        answer = joint.log_marginal(x, visible)
         return answer.expand(left)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
-        x = self._answering.expand(self.batch_shape).sample(sample_shape)
+        x = self.answering.expand(self.batch_shape).sample(sample_shape)
         return torch.where(self.visible, x, math.nan)
 
     def _whole(self) -> Tensor:
         return self.visible.expand(self.batch_shape + self.event_shape)
 
     def _cell_moments(self) -> tuple[Tensor, Tensor]:
-        joint = self._answering
+        joint = self.answering
         try:
-            return joint._moments(*joint._unseen(self.batch_shape + self.event_shape))
+            return joint.moments(*joint.unseen(self.batch_shape + self.event_shape))
         except IntractableError:
             return visible_states(joint, self._whole(), moments_of(len(self.event_shape)), "mean and variance of some cells")
 
@@ -107,11 +107,11 @@ class Marginal(Expandable):
     def mode(self) -> Tensor:
         """The most likely value of the visible cells together, `(*batch, *event)`, NaN where hidden. Raises as `Joint.mode`."""
         with torch.no_grad():
-            return torch.where(self.visible, self._answering._marginal_mode(self._whole()), math.nan)
+            return torch.where(self.visible, self.answering.marginal_mode(self._whole()), math.nan)
 
     def entropy(self) -> Tensor:
         """Of the visible cells, in nats, `(*batch)`. Raises as `Joint.entropy`."""
-        return self._answering._marginal_entropy(self._whole()).expand(self.batch_shape)
+        return self.answering.marginal_entropy(self._whole()).expand(self.batch_shape)
 
 
 class Given(Expandable):
@@ -145,8 +145,8 @@ class Given(Expandable):
             error = NoEvidence if joint.num_states is None else ValueError
             raise error("given wants visible cells of positive probability; got probability zero in "
                         f"{int(impossible.sum())} of {impossible.numel()} rows")
-        self._answering = marginal._answering
-        self._x, self._visible = _align(self._answering, x, self.visible)
+        self.answering = marginal.answering
+        self._x, self._visible = _align(self.answering, x, self.visible)
         super().__init__(self.log_evidence.shape, joint.event_shape,
                          validate_args=joint._validate_args if validate_args is None else validate_args)
 
@@ -156,7 +156,7 @@ class Given(Expandable):
 
     def __repr__(self) -> str:
         rows = f"batch {tuple(self.batch_shape)}" if self.batch_shape else ""
-        return one_line("Given", _seen(self.visible, self.event_shape), rows, f"of {type(self.joint).__name__}", *self.joint._described())
+        return one_line("Given", _seen(self.visible, self.event_shape), rows, f"of {type(self.joint).__name__}", *self.joint.described())
 
     @classmethod
     def infer_shapes(cls, *, joint: Any = None, x: Sequence[int] = (), visible: Sequence[int] = ()) -> tuple[Size, Size]:  # type: ignore[override]
@@ -170,7 +170,7 @@ class Given(Expandable):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        return self._answering.has_rsample
+        return self.answering.has_rsample
 
     def _supports(self, value: Tensor) -> Tensor:
         same = _all_cells((value == self._x) | ~self._visible, self.event_shape)
@@ -185,8 +185,8 @@ class Given(Expandable):
                 "a site of the joint itself, its visible cells tied by pyro.factor")
 
     def log_prob(self, value: Array) -> Tensor:
-        joint = self._answering
-        x = joint._check_value(value)
+        joint = self.answering
+        x = joint.check_value(value)
         left = _broadcast("the value", x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
         same = _all_cells((x == self._x) | ~self._visible, self.event_shape)
         if self.joint.num_states is None:  # discrete values may meet the visible cells by chance, and then they count
@@ -196,7 +196,7 @@ class Given(Expandable):
 
     def _log_hidden(self, x: Tensor) -> Tensor:
         """Log p of the hidden cells of `x`, whose visible cells are not read."""
-        return self._answering._log_prob(torch.where(self._visible, self._x.to(x.dtype), x)) - self.log_evidence
+        return self.answering.log_density(torch.where(self._visible, self._x.to(x.dtype), x)) - self.log_evidence
 
     def _row(self, shape: Size) -> tuple[Tensor, Tensor]:
         shape = shape + self.batch_shape + self.event_shape
@@ -213,21 +213,21 @@ class Given(Expandable):
         return self._drawn(sample_shape)
 
     def _drawn(self, sample_shape: Any) -> Tensor:
-        return self._where_possible(self._answering._complete(*self._row(Size(sample_shape))))
+        return self._where_possible(self.answering.complete(*self._row(Size(sample_shape))))
 
     @property
     def mean(self) -> Tensor:
         """The posterior-mean imputation, `(*batch, *event)`: visible cells as they are. Raises as `Joint.mean`."""
-        return self._answering._moments(*self._row(Size()))[0]
+        return self.answering.moments(*self._row(Size()))[0]
 
     @property
     def variance(self) -> Tensor:
         """Of every cell given the visible ones, 0 where visible. Raises as `Joint.mean`."""
-        return self._answering._moments(*self._row(Size()))[1]
+        return self.answering.moments(*self._row(Size()))[1]
 
     def entropy(self) -> Tensor:
         """Of the hidden cells given the visible ones, in nats, `(*batch)`. Raises as `Joint.entropy`."""
-        return self._answering._entropy(*self._row(Size())).expand(self.batch_shape)
+        return self.answering.entropy_given(*self._row(Size())).expand(self.batch_shape)
 
     def latent(self) -> "Latent":
         """The same over all real vectors, for sites that a guide or MCMC moves; see `Latent`.
@@ -245,7 +245,7 @@ class Given(Expandable):
             IntractableError: The joint has no exact one.
         """
         with torch.no_grad():
-            return self._where_possible(self._answering._most_likely(*self._row(Size())))
+            return self._where_possible(self.answering.most_likely(*self._row(Size())))
 
     def _where_possible(self, completions: Tensor) -> Tensor:
         if not is_mapped(self.log_evidence):
@@ -320,7 +320,7 @@ class Latent(Expandable):
 
     def log_prob(self, value: Tensor) -> Tensor:
         given = self.given
-        z = given._answering._check_value(value)
+        z = given.answering.check_value(value)
         left = _broadcast("the value", z.shape[: z.ndim - len(self.event_shape)], self.batch_shape)
         visible = given._visible
         free = self._to_support.inv(z)
@@ -357,5 +357,5 @@ def _broadcast(what: str, left: Size, batch_shape: Size) -> Size:
 
 def _align(joint: "Joint", value: Any, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Checked value and pattern with the same left dimensions (the batch's own may be absent)."""
-    x = joint._check_value(value, visible)
+    x = joint.check_value(value, visible)
     return x, visible.expand(x.shape)

@@ -42,7 +42,7 @@ from pyro_ar.joint import Joint
 
 __all__ = ["Frequencies", "Ledger", "RecordingFamily", "RecordingJoint", "joint_recipe", "numbered", "recording"]
 
-ANSWERS = ("_log_posterior", "log_joint", "score_samples", "predict", "predict_log_proba", "predict_proba", "decision_function")
+ANSWERS = ("log_posterior", "log_joint", "score_samples", "predict", "predict_log_proba", "predict_proba", "decision_function")
 
 
 def numbered(rows: int, cells: int) -> Tensor:
@@ -145,7 +145,7 @@ class Frequencies(PartlySeenClassifier):
         self.frequencies_ = torch.from_numpy(counts / counts.sum()).log()
         return self
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         return self.frequencies_.expand(len(x), -1)
 
 
@@ -168,16 +168,16 @@ class RecordingJoint(Joint):
     def with_tensors(self, tensors: Any) -> "RecordingJoint":
         return RecordingJoint(self.ledger, self.event_shape[0], tensors["scale"], self.model)
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        return self._log_marginal(x, torch.ones_like(x, dtype=torch.bool))
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.log_marginal(x, torch.ones_like(x, dtype=torch.bool))
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         self.ledger.scored(self.model, x, visible)
         scale = self._tensors["scale"]
         each = -0.5 * (x / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
         return torch.where(visible, each, 0).sum(-1)
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         return np.full(visible.shape[:-1], "closed form", dtype=object)
 
     @property

@@ -78,7 +78,7 @@ def conditional(kind, change):
 def tilted(self, shape):
     """Draws from a chain with weaker preferences."""
     weaker = MarkovChain(*(0.7 * t for t in (self.initial_logits, self.transition_logits)))
-    return weaker._sample(shape)
+    return weaker.draw(shape)
 
 
 def through_torch(self, batch_shape, _instance=None):
@@ -98,21 +98,21 @@ def in_place(self, batch_shape, _instance=None):
 
 def filled_with_zeros(self, x, visible):
     """The common wrong marginal: score the value with something put where it is hidden."""
-    return torch.where(visible.any(-1), self._log_prob(torch.where(visible, x, 0)), 0)
+    return torch.where(visible.any(-1), self.log_density(torch.where(visible, x, 0)), 0)
 
 
 def of_first_row(self, x, visible):
     visible = visible[:1].expand(visible.shape) if visible.ndim > 1 else visible
-    return MarkovChain._log_marginal(self, x, visible)
+    return MarkovChain.log_marginal(self, x, visible)
 
 
 def redrawn(self, x, visible):
     """The common wrong completion: hidden cells drawn without looking at the visible ones after them."""
-    return torch.where(visible, x, self._sample(x.shape[:-1]))
+    return torch.where(visible, x, self.draw(x.shape[:-1]))
 
 
 def all_redrawn(self, x, visible):
-    return MarkovChain._complete(self, x, torch.zeros_like(visible))
+    return MarkovChain.complete(self, x, torch.zeros_like(visible))
 
 
 def zeros(self, x, visible):
@@ -130,7 +130,7 @@ class Strict(Marginal):
     """Checks the whole value, hidden cells too."""
 
     def log_prob(self, value):
-        self.joint._check_value(value)
+        self.joint.check_value(value)
         return super().log_prob(value)
 
 
@@ -154,7 +154,7 @@ def careless(self, value, visible=None):
 
 
 def filling_nan_only(self, value, visible=None):
-    return Joint._check_value(self, value.nan_to_num(0.0) if visible is not None else value)
+    return Joint.check_value(self, value.nan_to_num(0.0) if visible is not None else value)
 
 
 def wrong_error(self, x, visible):
@@ -193,7 +193,7 @@ def halved_gradient(self, value):
     return log_p.detach() + 0.5 * (log_p - log_p.detach())
 
 
-def when_many(change, right=MarkovChain._log_prob):
+def when_many(change, right=MarkovChain.log_density):
     """A shortcut for many rows: `change(self, right answer)` for 16 rows or more."""
     def ask(self, x, *more):
         answer = right(self, x, *more)
@@ -206,7 +206,7 @@ def steep(self):
 
 
 def in_single_precision(self, x):
-    return MarkovChain._log_prob(self, x).float()
+    return MarkovChain.log_density(self, x).float()
 
 
 def refusing(self, visible):
@@ -222,13 +222,13 @@ BROKEN = {
         lambda: broken(chain, log_prob=log_prob(lambda p: p - p.mean() + 1)),
         lambda: broken(batch_of_chains, _spread=lambda self, answer, x: answer.sum(-1, keepdim=True)),
         lambda: broken(chain, sample=lambda self, shape=Size(): Joint.sample(self, shape).long()),
-        lambda: broken(chain, _sample=lambda self, shape: MarkovChain._sample(self, shape[-1:])),
+        lambda: broken(chain, draw=lambda self, shape: MarkovChain.draw(self, shape[-1:])),
     ],
     "answers_no_rows": [
-        lambda: broken(chain, _log_marginal=lambda self, x, v: MarkovChain._log_marginal(self, x, v) + 0 * x.amin()),
-        lambda: broken(chain, _log_prob=lambda self, x: MarkovChain._log_prob(self, x) if x.numel() else torch.zeros(())),
-        lambda: broken(chain, _complete=lambda self, x, v: MarkovChain._complete(self, x, v) if x.numel() else x.flatten(0, 1)),
-        lambda: broken(chain, _sample=lambda self, shape: MarkovChain._sample(self, shape).float()),
+        lambda: broken(chain, log_marginal=lambda self, x, v: MarkovChain.log_marginal(self, x, v) + 0 * x.amin()),
+        lambda: broken(chain, log_density=lambda self, x: MarkovChain.log_density(self, x) if x.numel() else torch.zeros(())),
+        lambda: broken(chain, complete=lambda self, x, v: MarkovChain.complete(self, x, v) if x.numel() else x.flatten(0, 1)),
+        lambda: broken(chain, draw=lambda self, shape: MarkovChain.draw(self, shape).float()),
     ],
     "expands": [
         lambda: broken(chain, expand=through_torch),
@@ -246,17 +246,17 @@ BROKEN = {
         lambda: broken(chain, conditional_log_prob=conditional(MarkovChain, lambda p: p.sum(-1))),
     ],
     "rows_stand_alone": [
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p + 1e-6)),
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p - p.mean() + p.mean().round(decimals=4))),  # by the others
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.detach() + 0.999 * (p - p.detach()))),  # gradient alone
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p + 0.1 * steep(self))),  # extreme parameters alone
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.clamp(min=-30.0))),
-        lambda: broken(chain, _log_prob=when_many(lambda self, p: p.exp().add(1).sub(1).log())),
-        lambda: broken(batch_of_chains, _log_prob=when_many(lambda self, p: p + 1e-6)),
-        lambda: broken(chain, _log_marginal=when_many(lambda self, p: p + 1e-6, MarkovChain._log_marginal)),
-        lambda: broken(chain, _log_marginal=when_many(lambda self, p: p.detach(), MarkovChain._log_marginal)),
+        lambda: broken(chain, log_density=when_many(lambda self, p: p + 1e-6)),
+        lambda: broken(chain, log_density=when_many(lambda self, p: p - p.mean() + p.mean().round(decimals=4))),  # by the others
+        lambda: broken(chain, log_density=when_many(lambda self, p: p.detach() + 0.999 * (p - p.detach()))),  # gradient alone
+        lambda: broken(chain, log_density=when_many(lambda self, p: p + 0.1 * steep(self))),  # extreme parameters alone
+        lambda: broken(chain, log_density=when_many(lambda self, p: p.clamp(min=-30.0))),
+        lambda: broken(chain, log_density=when_many(lambda self, p: p.exp().add(1).sub(1).log())),
+        lambda: broken(batch_of_chains, log_density=when_many(lambda self, p: p + 1e-6)),
+        lambda: broken(chain, log_marginal=when_many(lambda self, p: p + 1e-6, MarkovChain.log_marginal)),
+        lambda: broken(chain, log_marginal=when_many(lambda self, p: p.detach(), MarkovChain.log_marginal)),
         lambda: broken(chain, conditional_log_prob=when_many(lambda self, p: p.roll(1, 0), MarkovChain.conditional_log_prob)),
-        lambda: broken(gaussian, _log_prob=when_many(lambda self, p: p * (1 + 1e-6), Gaussian._log_prob)),
+        lambda: broken(gaussian, log_density=when_many(lambda self, p: p * (1 + 1e-6), Gaussian.log_density)),
     ],
     "normalises": [lambda: broken(table, log_prob=log_prob(lambda p: p + 1e-5))],
     "conditionals_normalise": [
@@ -269,11 +269,11 @@ BROKEN = {
         lambda: broken(chain, conditional_log_prob=conditional(MarkovChain, lambda p: p + 1e-12 * p.sum(-1, keepdim=True))),
     ],
     "samples_follow_log_prob": [
-        lambda: broken(chain, _sample=tilted),
-        lambda: broken(gaussian, _sample=lambda self, shape: self.loc + 0.8 * (Gaussian._sample(self, shape) - self.loc)),
-        lambda: broken(gaussian, _sample=lambda self, shape: torch.stack(  # right marginals, independent
-            [Gaussian._sample(self, shape)[..., i] for i in range(3)], -1)),
-        lambda: broken(lambda: FullyIndependent(torch.randn(14, 2)), _sample=lambda self, shape: torch.ones(*shape, 14)),
+        lambda: broken(chain, draw=tilted),
+        lambda: broken(gaussian, draw=lambda self, shape: self.loc + 0.8 * (Gaussian.draw(self, shape) - self.loc)),
+        lambda: broken(gaussian, draw=lambda self, shape: torch.stack(  # right marginals, independent
+            [Gaussian.draw(self, shape)[..., i] for i in range(3)], -1)),
+        lambda: broken(lambda: FullyIndependent(torch.randn(14, 2)), draw=lambda self, shape: torch.ones(*shape, 14)),
     ],
     "enumeration_is_sane": [
         lambda: broken(lambda: FullyIndependent(torch.randn(14, 2)), has_enumerate_support=True),
@@ -282,40 +282,40 @@ BROKEN = {
         lambda: broken(batch_of_chains, enumerate_support=lambda self, expand=True: Joint.enumerate_support(self, True)),
     ],
     "marginal_is_right": [
-        lambda: broken(chain, _log_marginal=filled_with_zeros),
-        lambda: broken(chain, _log_marginal=filled_with_zeros, coherent=False),
-        lambda: broken(gaussian, _log_marginal=filled_with_zeros),
-        lambda: broken(chain, _method=refusing),
+        lambda: broken(chain, log_marginal=filled_with_zeros),
+        lambda: broken(chain, log_marginal=filled_with_zeros, coherent=False),
+        lambda: broken(gaussian, log_marginal=filled_with_zeros),
+        lambda: broken(chain, methods=refusing),
     ],
     "patterns_have_any_shape": [
-        lambda: broken(chain, _log_marginal=of_first_row),
-        lambda: broken(batch_of_chains, _log_marginal=of_first_row),
+        lambda: broken(chain, log_marginal=of_first_row),
+        lambda: broken(batch_of_chains, log_marginal=of_first_row),
     ],
     "given_is_right": [
         lambda: broken(chain, given=turned(Lenient)),
         lambda: broken(gaussian, given=turned(Lenient)),
-        lambda: broken(chain, _most_likely=zeros),
-        lambda: broken(gaussian, _most_likely=zeros),
-        lambda: broken(chain, _log_marginal=filled_with_zeros, coherent=False),
+        lambda: broken(chain, most_likely=zeros),
+        lambda: broken(gaussian, most_likely=zeros),
+        lambda: broken(chain, log_marginal=filled_with_zeros, coherent=False),
     ],
     "given_samples_follow_log_prob": [
-        lambda: broken(chain, _complete=redrawn),
-        lambda: broken(gaussian, _complete=redrawn),
-        lambda: broken(chain, _complete=all_redrawn),
-        lambda: broken(gaussian, _complete=lambda self, x, visible: Gaussian._complete(self, x, visible) + 1e-12),
+        lambda: broken(chain, complete=redrawn),
+        lambda: broken(gaussian, complete=redrawn),
+        lambda: broken(chain, complete=all_redrawn),
+        lambda: broken(gaussian, complete=lambda self, x, visible: Gaussian.complete(self, x, visible) + 1e-12),
     ],
     "impossible_evidence_is_refused": [
-        lambda: broken(forbidding_table, _log_marginal=lambda self, x, v: FullTable._log_marginal(self, x, v).clamp(min=-1e3)),
-        lambda: broken(forbidding_table, _log_marginal=lambda self, x, v: FullTable._log_marginal(self, x, v)
+        lambda: broken(forbidding_table, log_marginal=lambda self, x, v: FullTable.log_marginal(self, x, v).clamp(min=-1e3)),
+        lambda: broken(forbidding_table, log_marginal=lambda self, x, v: FullTable.log_marginal(self, x, v)
                        + 0 * self._flat().sum()),
     ],
     "hidden_cells_are_never_read": [
-        lambda: broken(chain, _check_value=filling_nan_only),
+        lambda: broken(chain, check_value=filling_nan_only),
         lambda: broken(gaussian, marginal=turned(Leaking)),
         lambda: broken(chain, marginal=turned(Strict)),
     ],
     "hidden_cells_are_never_read_in_pyro": [lambda: broken(chain, marginal=turned(Strict))],
-    "refuses_wrong_shapes": [lambda: broken(chain, _check_value=careless), lambda: broken(gaussian, _check_value=careless)],
+    "refuses_wrong_shapes": [lambda: broken(chain, check_value=careless), lambda: broken(gaussian, check_value=careless)],
     "refuses_bad_values": [
         lambda: broken(chain, _check_support=silent),
         lambda: broken(gaussian, _check_support=lambda self, x, visible: None),
@@ -329,12 +329,12 @@ BROKEN = {
     ],
     "accepts_all_number_types": [
         lambda: broken(chain, log_prob=lambda self, x: Joint.log_prob(self, x) * (1 if x.is_floating_point() else 1.01)),
-        lambda: broken(chain, _check_value=lambda self, x, v=None: Joint._check_value(self, x + 0.0 if x.dtype != torch.bool else x ^ x, v)),
+        lambda: broken(chain, check_value=lambda self, x, v=None: Joint.check_value(self, x + 0.0 if x.dtype != torch.bool else x ^ x, v)),
     ],
     "survives_pickle": [lambda: broken(chain)],  # a class inside a function has no name to be found by
     "survives_deepcopy": [lambda: broken(chain, log_prob=keeping)],
     "differentiates_twice_in_turn": [lambda: broken(table, _flat=caching)],
-    "precisions_agree": [lambda: broken(chain, _log_prob=in_single_precision)],
+    "precisions_agree": [lambda: broken(chain, log_density=in_single_precision)],
     "runs_on_cuda": [lambda: broken(chain, order=torch.arange(3))],
     "plates_scale": [
         lambda: broken(chain, expand=through_torch, log_prob=log_prob(lambda p: p / max(p.numel(), 1))),
@@ -356,8 +356,8 @@ BROKEN = {
         lambda: broken(chain, log_prob=log_prob(lambda p: p + p.ndim)),
     ],
     "predicts": [
-        lambda: broken(chain, _sample=lambda self, shape: MarkovChain._sample(self, shape[-1:])),
-        lambda: broken(forbidding_table, _sample=lambda self, shape: torch.ones(*shape, 2)),
+        lambda: broken(chain, draw=lambda self, shape: MarkovChain.draw(self, shape[-1:])),
+        lambda: broken(forbidding_table, draw=lambda self, shape: torch.ones(*shape, 2)),
     ],
     "trace_scores_once_and_again": [lambda: broken(chain, log_prob=log_prob(lambda p: p + 1e-6 * torch.randn_like(p)))],
 }
@@ -408,19 +408,19 @@ class AnyOrder(Joint):
     def _table(self):
         return FullTable(self.first, (2, 2)).expand(self.batch_shape)
 
-    def _log_prob(self, x):
-        return self._table()._log_prob(x)
+    def log_density(self, x):
+        return self._table().log_density(x)
 
     def conditional_log_prob(self, x):
         return self._table().conditional_log_prob(x)
 
-    def _sample(self, shape):
-        return self._table()._sample(shape)
+    def draw(self, shape):
+        return self._table().draw(shape)
 
-    def _method(self, visible):
+    def methods(self, visible):
         return np.full(tuple(visible.shape[:-1]), "visible-first chain")
 
-    def _answering(self, visible):
+    def answering(self, visible):
         backwards = (~visible[..., 0] & visible[..., 1])[..., None, None]
         return FullTable(torch.where(backwards, self.second, self.first), (2, 2))
 

@@ -100,7 +100,7 @@ class Transformed(Joint):
         return self.joint.num_parameters + getattr(self.transform, "num_parameters", 0)
 
     def conditional_log_prob(self, x: Array) -> Tensor:
-        x = self._check_value(x)
+        x = self.check_value(x)
         z, log_slope = self._back(x)
         shape = torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)
         return (self.joint.conditional_log_prob(z) + log_slope).expand(shape)
@@ -113,7 +113,7 @@ class Transformed(Joint):
         z = self.transform.inv(x)
         return z, -self.transform.log_abs_det_jacobian(z, x)
 
-    def _back_where(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def back_where(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """`_back` of the visible cells, zeros elsewhere."""
         # Where x is hidden it holds 0, which may lie outside the support and would make NaN gradients.
         inside = self.transform(torch.zeros(self.event_shape, dtype=x.dtype, device=x.device)).detach()
@@ -123,13 +123,13 @@ class Transformed(Joint):
     def _total(self, log_slope: Tensor) -> Tensor:
         return log_slope.flatten(-len(self.event_shape)).sum(-1) if self.event_shape else log_slope
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Tensor) -> Tensor:
         z, log_slope = self._back(x)
-        return self.joint._log_prob(z) + self._total(log_slope)
+        return self.joint.log_density(z) + self._total(log_slope)
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
-        z, log_slope = self._back_where(x, visible)
-        return self.joint._log_marginal(z, visible) + self._total(log_slope)
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+        z, log_slope = self.back_where(x, visible)
+        return self.joint.log_marginal(z, visible) + self._total(log_slope)
 
     # An affine change of variable moves means, variances, entropies and modes with it; any other moves each in its own way.
 
@@ -140,39 +140,39 @@ class Transformed(Joint):
         zero = torch.zeros(self.event_shape, dtype=self.dtype, device=self.device)
         return self.transform.log_abs_det_jacobian(zero, self.transform(zero)).expand(self.event_shape)
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         slopes = self._slopes("mean and variance")
-        mean, variance = self.joint._moments(self._back_where(x, visible)[0], visible)
+        mean, variance = self.joint.moments(self.back_where(x, visible)[0], visible)
         return torch.where(visible, x, self.transform(mean)), variance * (2 * slopes).exp()
 
-    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+    def entropy_given(self, x: Tensor, visible: Tensor) -> Tensor:
         slopes = self._slopes("entropy")
-        return self.joint._entropy(self._back_where(x, visible)[0], visible) + self._total(torch.where(visible, 0, slopes))
+        return self.joint.entropy_given(self.back_where(x, visible)[0], visible) + self._total(torch.where(visible, 0, slopes))
 
-    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+    def most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         self._slopes("mode")
-        return torch.where(visible, x, self.transform(self.joint._most_likely(self._back_where(x, visible)[0], visible)))
+        return torch.where(visible, x, self.transform(self.joint.most_likely(self.back_where(x, visible)[0], visible)))
 
-    def _marginal_mode(self, visible: Tensor) -> Tensor:
+    def marginal_mode(self, visible: Tensor) -> Tensor:
         self._slopes("mode")
-        return self.transform(self.joint._marginal_mode(visible))
+        return self.transform(self.joint.marginal_mode(visible))
 
-    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+    def marginal_entropy(self, visible: Tensor) -> Tensor:
         slopes = self._slopes("entropy")
-        return self.joint._marginal_entropy(visible) + self._total(torch.where(visible, slopes, 0))
+        return self.joint.marginal_entropy(visible) + self._total(torch.where(visible, slopes, 0))
 
-    def _sample(self, shape: Size) -> Tensor:
-        return self.transform(self.joint.expand(self.batch_shape)._sample(shape))
+    def draw(self, shape: Size) -> Tensor:
+        return self.transform(self.joint.expand(self.batch_shape).draw(shape))
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
-        z, _ = self._back_where(x, visible)
-        return torch.where(visible, x, self.transform(self.joint._complete(z, visible)))
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
+        z, _ = self.back_where(x, visible)
+        return torch.where(visible, x, self.transform(self.joint.complete(z, visible)))
 
-    def _method(self, visible: Tensor) -> np.ndarray:
-        return self.joint._method(visible)
+    def methods(self, visible: Tensor) -> np.ndarray:
+        return self.joint.methods(visible)
 
-    def _answering(self, visible: Tensor) -> "Transformed":
-        answering = self.joint._answering(visible)
+    def answering(self, visible: Tensor) -> "Transformed":
+        answering = self.joint.answering(visible)
         return self if answering is self.joint else Transformed(answering, self.transform)
 
 

@@ -27,7 +27,7 @@ __all__ = ["PartlySeenClassifier"]
 class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
     r"""A scikit-learn classifier that answers rows of which only some cells are seen.
 
-    A final class implements `fit` (with `_read_training`) and `_log_posterior`.
+    A final class implements `fit` (with `_read_training`) and `log_posterior`.
 
     Shapes:
         - `X` is an array, a tensor or a data frame, `(N, n)` or `(N, *event)`; rows may also come flattened.
@@ -53,7 +53,7 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         return tags
 
     @abc.abstractmethod
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """Log p(y | x_visible), normalised, `(N, C)`, of checked rows."""
 
     def posterior(self, X: Any, visible: Any = None) -> Categorical:
@@ -63,12 +63,12 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
             ValueError: Bad shapes or values, or a row whose visible cells no class can have.
             IntractableError: There is no exact answer for some pattern.
         """
-        return Categorical(logits=self._log_posterior(*self._read(X, visible)))
+        return Categorical(logits=self.log_posterior(*self.read_rows(X, visible)))
 
     def predict_log_proba(self, X: Any, visible: Any = None) -> np.ndarray:
         """Log p(y | x_visible), `(N, C)`, columns as in `classes_`."""
         with torch.no_grad():
-            return self._log_posterior(*self._read(X, visible)).cpu().numpy()
+            return self.log_posterior(*self.read_rows(X, visible)).cpu().numpy()
 
     def predict_proba(self, X: Any, visible: Any = None) -> np.ndarray:
         """p(y | x_visible), `(N, C)`, columns as in `classes_`."""
@@ -85,14 +85,14 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
 
     # Reading what comes in.
 
-    def _read(self, X: Any, visible: Any) -> tuple[Tensor, Tensor | None]:
+    def read_rows(self, X: Any, visible: Any) -> tuple[Tensor, Tensor | None]:
         check_is_fitted(self)
         x = self._read_rows(X, reset=False)
         return x, self._read_visible(x, visible)
 
-    def _read_complete(self, X: Any) -> Tensor:
+    def read_complete_rows(self, X: Any) -> Tensor:
         """Rows that must hold all their cells."""
-        x, seen = self._read(X, None)
+        x, seen = self.read_rows(X, None)
         require(seen is None, "complete rows are wanted here, without NaN", seen)
         return x
 

@@ -81,7 +81,7 @@ class DiscriminantAnalysis(GenerativeClassifier):
         total = self.count_parameters(len(self.classes_), self.n_features_in_, self.covariance) + self._pattern_parameters()
         return total if self.prior is None else total - (len(self.classes_) - 1)
 
-    def _likelihood(self) -> tuple[Any, Mapping[str, Any]]:
+    def class_conditional(self) -> tuple[Any, Mapping[str, Any]]:
         _check_covariance(self.covariance)
         require(isinstance(self.shrinkage, int | float), "shrinkage must lie between 0 and 1", self.shrinkage)
         return Gaussian, {"shrinkage": self.shrinkage}

@@ -120,15 +120,15 @@ class GenerativeClassifier(PartlySeenClassifier):
             ValueError: Bad rows, labels or weights, or hidden cells or weights where the fit cannot use them.
         """
         x, seen, labels, weights = self._read_weighted(X, y, visible, sample_weight)
-        self.classes_ = sorted_classes(labels, self._wanted_classes())
+        self.classes_ = sorted_classes(labels, self.wanted_classes())
         if sample_weight is not None:
-            closed = not isinstance(self._likelihood()[0], nn.Module)
+            closed = not isinstance(self.class_conditional()[0], nn.Module)
             require(closed and self._takes_weights, f"{type(self).__name__} trains its likelihood by steps, which take no sample_weight")
         index = torch.from_numpy(np.searchsorted(self.classes_, labels)).to(x.device)
         shares = nn.functional.one_hot(index, len(self.classes_)) * weights[:, None]
-        return self._fit_shares(x, shares.to(x.dtype), seen)
+        return self.fit_shares(x, shares.to(x.dtype), seen)
 
-    def _fit_shares(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Self:
+    def fit_shares(self, x: Tensor, context: Tensor, seen: Tensor | None) -> Self:
         """Fit to checked rows that belong to the classes in shares, `(N, C)`."""
         with naming_classes(self.classes_, context):
             self.likelihood_ = self._fit_likelihood(x, context, seen)
@@ -149,7 +149,7 @@ class GenerativeClassifier(PartlySeenClassifier):
             ValueError: Bad shapes or values.
             IntractableError: There is no exact answer for some pattern.
         """
-        return self._log_joint(*self._read(X, visible))
+        return self._log_joint(*self.read_rows(X, visible))
 
     def score_samples(self, X: Any, visible: Any = None) -> Tensor:
         r"""Log p(x_visible) under the mixture of all classes, `(N,)`, in nats; with `pattern` log p(x_visible, visible).
@@ -194,7 +194,7 @@ class GenerativeClassifier(PartlySeenClassifier):
         """
         check_is_fitted(self)
         event = self.joint_.event_shape
-        rows, seen = (None, None) if x is None else self._read(x, visible)
+        rows, seen = (None, None) if x is None else self.read_rows(x, visible)
         if x is None and visible is not None:
             seen = self._check_pattern(visible)
         index = None if y is None else self._positions(y)
@@ -235,13 +235,13 @@ class GenerativeClassifier(PartlySeenClassifier):
 
     # Fitting.
 
-    def _likelihood(self) -> tuple[Any, Mapping[str, Any]]:
+    def class_conditional(self) -> tuple[Any, Mapping[str, Any]]:
         """What is to be fitted, and the options of its fit."""
         return self.likelihood, self.fit_options or {}
 
-    def _wanted_classes(self) -> int | None:
+    def wanted_classes(self) -> int | None:
         """The number of classes, from what was given; None: from the labels."""
-        like, _ = self._likelihood()
+        like, _ = self.class_conditional()
         sizes = {"num_classes": self.num_classes}
         if isinstance(like, Joint):
             require(len(like.batch_shape) == 1, "a fitted likelihood must have batch shape (num_classes,)",
@@ -263,7 +263,7 @@ class GenerativeClassifier(PartlySeenClassifier):
 
     def _fit_likelihood(self, x: Tensor, context: Tensor, visible: Tensor | None) -> Any:
         """What becomes `likelihood_`; `context` holds the one-hot classes, `(N, C)`."""
-        like, options = self._likelihood()
+        like, options = self.class_conditional()
         if isinstance(like, Joint | Sequence):
             return like
         if isinstance(like, nn.Module):
@@ -324,7 +324,7 @@ class GenerativeClassifier(PartlySeenClassifier):
         scores = torch.cat(answers)
         return scores if self.pattern_ is None else scores + log_pattern(self.pattern_, visible).to(scores)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         scores = self._log_joint(x, visible)
         dead = (scores == -math.inf).all(-1)
         require(not bool(dead.any()), "every row must be possible under some class; the visible cells have probability zero "

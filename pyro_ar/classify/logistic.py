@@ -129,7 +129,7 @@ class LogisticRegression(PartlySeenClassifier):
         name = self.fill if isinstance(self.fill, str) else type(self.fill).__name__
         return np.where(whole, "all seen", f"filled: {name}")
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         if self.regression_ is None:
             return x.new_zeros(len(x), 1)
         rows = self._scaled(self._filled(x, visible).flatten(1))

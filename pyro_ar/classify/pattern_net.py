@@ -147,7 +147,7 @@ class PatternNet(PartlySeenClassifier):
         images = torch.cat([part.reshape(-1, *self._images) for part in parts], 1)
         return images.to(memory_format=torch.channels_last)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         rows = self._standardised(x.flatten(1).to(self.mean_))
         seen = torch.ones_like(rows, dtype=torch.bool) if visible is None else visible.flatten(1).expand(rows.shape)
         step = ANSWERED if self._images else len(rows)

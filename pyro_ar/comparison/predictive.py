@@ -116,10 +116,10 @@ def _source(posterior: Any, x: Tensor) -> str | None:
 
 def _is_picked(posterior: TablePosterior, x: Tensor) -> bool:
     """Whether it is of the one tree that these very rows pick."""
-    if posterior._joint is not ChowLiuTree:
+    if posterior.joint is not ChowLiuTree:
         return False
-    tree = ChowLiuTree.from_data(x, num_states=posterior._num_states)
-    return [tuple(p) for p in tree._structure["parents"]] == [tuple(p) for p in posterior._structure["parents"]]
+    tree = ChowLiuTree.from_data(x, num_states=posterior.num_states)
+    return [tuple(p) for p in tree.structure["parents"]] == [tuple(p) for p in posterior.structure["parents"]]
 
 
 def _own_cells(own: Tensor | None, asked: Tensor | None, x: Tensor) -> Tensor | None:
@@ -160,11 +160,11 @@ def _same_rows(own: Tensor, x: Tensor) -> None:
 
 def _check_counts(posterior: TablePosterior, x: Tensor) -> None:
     """The concentrations less the counts of the rows must be a symmetric prior; with NaN in the rows this cannot be told."""
-    sizes = posterior._num_states
+    sizes = posterior.num_states
     if tuple(x.shape[1:]) != (len(sizes),) or bool(x.isnan().any()):
         return
     states, _ = check_data(x, sizes)
-    for blocks, found in zip(posterior._joint._sharing(sizes, **posterior._structure), posterior.dirichlets, strict=True):
+    for blocks, found in zip(posterior.joint.sharing(sizes, **posterior.structure), posterior.dirichlets, strict=True):
         prior = found.concentration.double() - table_counts(blocks, states, sizes).flatten(-len(blocks[0].children)).to(found.concentration.device)
         # Other rows differ by whole counts, rounding by far less.
         same = bool(prior.min() > -0.25) and bool(prior.max() - prior.min() < 0.5)

@@ -64,19 +64,19 @@ class TableModel:
         if self.concentration is not None:
             require(self.joint is not ChowLiuTree, "trees need equivalent_sample_size: with a concentration equal trees differ in evidence")
             object.__setattr__(self, "equivalent_sample_size", None)
-        require(all(isinstance(s, int | float) for s in self._strengths), "the strength of a Dirichlet prior must be a number, or several", self._strengths)
-        require(all(math.isfinite(s or math.nan) and (s or 0) > 0 for s in self._strengths) and len(self._strengths) > 0,
-                "the strength of a Dirichlet prior must be positive", self._strengths)
+        require(all(isinstance(s, int | float) for s in self.strengths), "the strength of a Dirichlet prior must be a number, or several", self.strengths)
+        require(all(math.isfinite(s or math.nan) and (s or 0) > 0 for s in self.strengths) and len(self.strengths) > 0,
+                "the strength of a Dirichlet prior must be positive", self.strengths)
 
     @property
-    def _strengths(self) -> tuple[float | None, ...]:
+    def strengths(self) -> tuple[float | None, ...]:
         s = self.equivalent_sample_size if self.concentration is None else self.concentration
         return tuple(s) if isinstance(s, Iterable) else (s,)
 
     @property
     def _priors(self) -> list[dict[str, Any]]:
         key = "equivalent_sample_size" if self.concentration is None else "concentration"
-        return [{key: s} for s in self._strengths]
+        return [{key: s} for s in self.strengths]
 
     def with_states(self, num_states: Sequence[int]) -> "TableModel":
         """The same over these numbers of states, if it does not name its own."""
@@ -110,12 +110,12 @@ class TableModel:
         Raises:
             ValueError: Several strengths: their posterior is a mixture, and `fit` gives its predictive.
         """
-        require(len(self._strengths) == 1, "posterior wants one strength of the prior", self._strengths)
+        require(len(self.strengths) == 1, "posterior wants one strength of the prior", self.strengths)
         return self.joint.posterior(x, **self._priors[0], num_states=self.num_states, **self.structure)
 
     def fit(self, x: Array) -> Joint:
         """The joint of one more row: posterior mean tables, averaged over the strengths by their evidence."""
-        return self.fit_with_evidences(x, None if len(self._strengths) == 1 else self.log_evidences(x))
+        return self.fit_with_evidences(x, None if len(self.strengths) == 1 else self.log_evidences(x))
 
     def fit_with_evidences(self, x: Array, log_evidences: Tensor | None) -> Joint:
         """As `fit`, from the `log_evidences` of the same rows, for one who has them already."""
@@ -130,7 +130,7 @@ class TableModel:
     def leave_one_out(self, x: Array) -> Tensor:
         r"""Log p(x_i | the other rows), `(N,)`, exact: no draws, no importance weights."""
         states, sizes = check_data(x, self.num_states)
-        sizes = self.joint._sizes(sizes, dict(self.structure))
+        sizes = self.joint.table_sizes(sizes, dict(self.structure))
         unique, inverse = states.unique(dim=0, return_inverse=True)
         each = torch.stack([self._without(unique, states, sizes, prior) for prior in self._priors])  # (S, U)
         total = self.log_evidences(x)[:, None]
@@ -142,7 +142,7 @@ class TableModel:
             return _trees_without(unique, states, sizes, prior["equivalent_sample_size"])
         both = {"concentration": None, "equivalent_sample_size": None} | prior
         total = torch.zeros(len(unique), dtype=torch.float64)
-        for blocks in self.joint._sharing(sizes, **self.structure):
+        for blocks in self.joint.sharing(sizes, **self.structure):
             alpha = concentration_of(blocks[0], sizes, **both)
             if len(blocks) == 1:
                 total += _block_without(blocks[0], unique, states, sizes, alpha)

@@ -105,7 +105,7 @@ def structure_posterior(x: Array, models: Mapping[str, TableModel] | None = None
             [name for name, m in models.items() if not isinstance(m, TableModel)])
     kinds = {(m.concentration is None) for m in models.values()}
     require(len(kinds) == 1, "candidates must share one kind of prior: equivalent_sample_size, under which equal classes have equal evidence")
-    strengths = {tuple(sorted(s or 0.0 for s in m._strengths)) for m in models.values()}
+    strengths = {tuple(sorted(s or 0.0 for s in m.strengths)) for m in models.values()}
     require(len(strengths) == 1, "candidates must share the strength of their prior (one equivalent_sample_size for all): their Bayes factors would "
             "compare priors, not structures", *sorted(strengths))
     models = share_states(models, x)

@@ -65,7 +65,7 @@ class Elliptical(Joint):
         """Raise `ValueError` where a tensor is not what it must be."""
         raise NotImplementedError
 
-    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def whitened(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lengths q and half the log determinant of all cells, each broadcastable to `left`."""
         raise NotImplementedError
 
@@ -91,16 +91,16 @@ class Elliptical(Joint):
 
     # Hooks of the radius.
 
-    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+    def radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         """Log density of m whitened coordinates of squared length q, given m_seen others of squared length q_seen."""
         raise NotImplementedError
 
     def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
-        """Entropy of m whitened coordinates, given others as in `_radial`."""
+        """Entropy of m whitened coordinates, given others as in `radial`."""
         raise NotImplementedError
 
     def _radial_moments(self, q_seen: Any, m_seen: Any) -> tuple[Tensor, Tensor]:
-        """What to multiply centres (1 or NaN) and variances of whitened coordinates by, given others as in `_radial`."""
+        """What to multiply centres (1 or NaN) and variances of whitened coordinates by, given others as in `radial`."""
         raise NotImplementedError
 
     def _stretch(self, shape: Size, evidence: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
@@ -111,61 +111,61 @@ class Elliptical(Joint):
 
     _needs_evidence = True
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        q, half = self._whole(x)
-        return self._radial(q, self.event_shape[0]) - half
+    def log_density(self, x: Tensor) -> Tensor:
+        q, half = self.whitened(x)
+        return self.radial(q, self.event_shape[0]) - half
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         q, half = self._part(x, visible)
-        return self._radial(q, visible.sum(-1, dtype=q.dtype)) - half
+        return self.radial(q, visible.sum(-1, dtype=q.dtype)) - half
 
     def conditional_log_prob(self, x: Array) -> Tensor:
-        x = self._check_value(x)
+        x = self.check_value(x)
         z, log_scale = self._whiten(x - self.loc)
         square = z.square().movedim(-1, 0)  # the batch rightmost, as in the tensors of the radius
         before = torch.cat([torch.zeros_like(square[:1]), square[:-1].cumsum(0)])
         count = torch.arange(len(square), device=x.device, dtype=square.dtype).reshape(-1, *[1] * (square.ndim - 1))
-        terms = self._radial(square, 1, before, count).movedim(0, -1) - log_scale
+        terms = self.radial(square, 1, before, count).movedim(0, -1) - log_scale
         return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape + self.event_shape))
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        return self._sample(Size(sample_shape) + self.batch_shape)
+        return self.draw(Size(sample_shape) + self.batch_shape)
 
-    def _sample(self, shape: Size) -> Tensor:
+    def draw(self, shape: Size) -> Tensor:
         return self.loc + self._draw(shape, None)
 
     def _draw(self, shape: Size, evidence: tuple[Tensor, Tensor] | None) -> Tensor:
         noise, stretch = self._noise(shape), self._stretch(shape, evidence)
         return noise if stretch is None else noise * stretch.unsqueeze(-1)
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         return np.full(tuple(visible.shape[:-1]), "closed form")
 
-    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+    def most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         error = torch.where(visible, x - self.loc, 0)
         return torch.where(visible, x, self.loc + self._regress(error, visible))
 
     def _seen_length(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._part(x, visible)[0] if self._needs_evidence else torch.zeros(x.shape[:-1], dtype=x.dtype, device=x.device)
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         centre, stretch = self._radial_moments(self._seen_length(x, visible), visible.sum(-1, dtype=x.dtype))
-        mean = torch.where(visible, x, self._most_likely(x, visible) * centre.unsqueeze(-1))
+        mean = torch.where(visible, x, self.most_likely(x, visible) * centre.unsqueeze(-1))
         return mean, torch.where(visible, 0, self._unexplained(visible) * stretch.unsqueeze(-1))
 
-    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+    def entropy_given(self, x: Tensor, visible: Tensor) -> Tensor:
         q, half = self._part(x, visible)
         seen = visible.sum(-1, dtype=x.dtype)
-        return self._radial_entropy(x.shape[-1] - seen, q, seen) + self._whole(x)[1] - half
+        return self._radial_entropy(x.shape[-1] - seen, q, seen) + self.whitened(x)[1] - half
 
-    def _marginal_mode(self, visible: Tensor) -> Tensor:
+    def marginal_mode(self, visible: Tensor) -> Tensor:
         return self.loc.expand(visible.shape)
 
-    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+    def marginal_entropy(self, visible: Tensor) -> Tensor:
         _, half = self._part(self.loc.expand(visible.shape), visible)
         return self._radial_entropy(visible.sum(-1, dtype=self.dtype)) + half
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
         # Matheron's rule: a draw of the joint, corrected by what its visible cells are wrong by. Of a Student-t, the
         # hidden cells given the visible ones are the Gaussian's, stretched by how far out the visible ones lie.
         evidence = None
@@ -180,7 +180,7 @@ class NormalRadius:
 
     _needs_evidence = False
 
-    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+    def radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         return -0.5 * (q + m * math.log(2 * math.pi))
 
     def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
@@ -199,7 +199,7 @@ class StudentRadius:
     df: Tensor
     _needs_evidence = True
 
-    def _radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
+    def radial(self, q: Tensor, m: Any, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         # What is given adds its number to the degrees of freedom, and its length to the spread.
         df, spread = self.df + m_seen, self.df + q_seen
         half = torch.as_tensor(m, dtype=df.dtype, device=df.device) / 2
@@ -209,7 +209,7 @@ class StudentRadius:
     def _radial_entropy(self, m: Tensor, q_seen: Any = 0.0, m_seen: Any = 0) -> Tensor:
         # -E log p, with E log(1 + q / spread) the difference of two digammas.
         df = self.df + m_seen
-        front = self._radial(torch.zeros_like(m), m, q_seen, m_seen)
+        front = self.radial(torch.zeros_like(m), m, q_seen, m_seen)
         return (df + m) / 2 * (torch.digamma((df + m) / 2) - torch.digamma(df / 2)) - front
 
     def _radial_moments(self, q_seen: Any, m_seen: Any) -> tuple[Tensor, Tensor]:

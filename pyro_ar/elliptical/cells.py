@@ -103,7 +103,7 @@ class Components:
 def _dense(joint: Elliptical) -> Tensor:
     factor = getattr(joint, "cov_factor", None)
     if factor is None:
-        return joint._matrix
+        return joint.matrix
     return factor @ factor.mT + torch.diag_embed(joint.cov_diag)
 
 

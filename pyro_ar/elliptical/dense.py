@@ -43,7 +43,7 @@ class Dense(Elliptical):
         super().__init__(tensors, event_dims, validate_args=validate_args)
 
     def _check_tensors(self) -> None:
-        matrix = self._matrix.detach()
+        matrix = self.matrix.detach()
         if matrix.numel():
             uneven, scale = (matrix - matrix.mT).abs().amax(), matrix.diagonal(dim1=-2, dim2=-1).abs().amax()
             if not bool(uneven <= 1e-4 * scale):
@@ -52,14 +52,14 @@ class Dense(Elliptical):
         self._cholesky()
 
     @property
-    def _matrix(self) -> Tensor:
+    def matrix(self) -> Tensor:
         return getattr(self, self._matrix_name)
 
     def _cholesky(self) -> Tensor:
         """Lower factor of each matrix, `(*B, D, D)`."""
-        if is_mapped(self._matrix):
-            return torch.linalg.cholesky(self._matrix)  # torch can tell what is under a vmap
-        factor, info = torch.linalg.cholesky_ex(self._matrix)
+        if is_mapped(self.matrix):
+            return torch.linalg.cholesky(self.matrix)  # torch can tell what is under a vmap
+        factor, info = torch.linalg.cholesky_ex(self.matrix)
         bad = (info != 0).nonzero().tolist()
         if bad:
             raise NotPositiveDefinite(f"{self._matrix_name} must be symmetric positive definite (constant or dependent features "
@@ -77,7 +77,7 @@ class Dense(Elliptical):
         inverse, log_scale = self._whitening()
         return torch.einsum("...ij,...j->...i", inverse, error), log_scale
 
-    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def whitened(self, x: Tensor) -> tuple[Tensor, Tensor]:
         step = at_once(math.prod(torch.broadcast_shapes(x.shape[1:], self.loc.shape)))
         inverse, log_scale = self._whitening()
 
@@ -113,7 +113,7 @@ class Dense(Elliptical):
     def _regress(self, error: Tensor, visible: Tensor) -> Tensor:
         if transforms_active():
             weights = torch.cholesky_solve(torch.where(visible, error, 0).unsqueeze(-1), self._masked_cholesky(visible))
-            return torch.einsum("...i,...ij->...j", weights.squeeze(-1), self._matrix)
+            return torch.einsum("...i,...ij->...j", weights.squeeze(-1), self.matrix)
 
         def weigh(factor: Tensor, residual: Tensor, index: Tensor) -> Tensor:
             w = torch.cholesky_solve(residual, factor)
@@ -121,22 +121,22 @@ class Dense(Elliptical):
             return w.new_zeros(*w.shape[:-2], self.event_shape[0], w.shape[-1]).scatter(-2, index, w).movedim(-2, -1)
 
         weights = self._by_pattern(weigh, error + self.loc, visible, self.event_shape)
-        return torch.einsum("...i,...ij->...j", weights, self._matrix)
+        return torch.einsum("...i,...ij->...j", weights, self.matrix)
 
     def _masked_cholesky(self, visible: Tensor) -> Tensor:
         """Factors of whole matrices that are the identity at hidden cells: no grouping, so that `torch.func` may look on."""
         both = visible.unsqueeze(-1) & visible.unsqueeze(-2)
         eye = torch.eye(self.event_shape[0], dtype=self.dtype, device=self.device)
-        return torch.linalg.cholesky(torch.where(both, self._matrix, eye))
+        return torch.linalg.cholesky(torch.where(both, self.matrix, eye))
 
     def _unexplained(self, visible: Tensor) -> Tensor:
         if transforms_active():
-            return _rest(self._matrix, visible, self._masked_cholesky(visible))
+            return _rest(self.matrix, visible, self._masked_cholesky(visible))
         own, D = self._own_batch_shape, self.event_shape[0]
         left = torch.broadcast_shapes(visible.shape[:-1], own)
         found = pairs(visible.expand(*left, D), own)
         both = found.patterns.unsqueeze(-1) & found.patterns.unsqueeze(-2)
-        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)[found.entry]
+        matrix = self.matrix.expand(*own, D, D).reshape(-1, D, D)[found.entry]
         factor = torch.linalg.cholesky(torch.where(both, matrix, torch.eye(D, dtype=self.dtype, device=self.device)))
         return _rest(matrix, found.patterns, factor)[found.which].reshape(*left, D)
 
@@ -149,7 +149,7 @@ class Dense(Elliptical):
         own, D = self._own_batch_shape, self.event_shape[0]
         left = torch.broadcast_shapes(x.shape[:-1], own)
         loc = self.loc.expand(*own, D)
-        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)
+        matrix = self.matrix.expand(*own, D, D).reshape(-1, D, D)
         residual = (x - loc).expand(*left, D).reshape(-1, D)
         if not len(residual):
             return residual.sum(-1).reshape(*left, *[1] * len(shape)).expand(*left, *shape)
@@ -188,7 +188,7 @@ class Dense(Elliptical):
         """Lengths q and half log determinants `(R, E)` of rows `(R, E or 1, D)` with patterns `(R, D)`."""
         own, D = self._own_batch_shape, self.event_shape[0]
         loc = self.loc.expand(*own, D).reshape(-1, D)
-        matrix = self._matrix.expand(*own, D, D).reshape(-1, D, D)
+        matrix = self.matrix.expand(*own, D, D).reshape(-1, D, D)
         count = visible.sum(-1)
         inverse = self._precision(matrix) if bool((2 * count > D).any()) else None
         innermost = [None if t is None else t.movedim(0, -1).contiguous() for t in (matrix, inverse)]

@@ -148,7 +148,7 @@ def fit_incomplete(x: Tensor, visible: Tensor, weights: Tensor, *, shrinkage: fl
             break
         best = score
         pull = w if df is None else w * (df + m) / (df + expected.q)
-        loc, S = _moments(expected, entry, pull, total)
+        loc, S = moments(expected, entry, pull, total)
         S = (1 - pooling) * S + pooling * torch.einsum("e,eij->ij", share, S)
         matrix = (1 - shrinkage) * S + ridge
     D = x.shape[1]
@@ -178,7 +178,7 @@ def available(x: Tensor, visible: Tensor, entry: Tensor, weights: Tensor, entrie
     return loc, zeros.index_add(0, entry, share * error.square()) / mass
 
 
-def _moments(expected: Expected, entry: Tensor, pull: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+def moments(expected: Expected, entry: Tensor, pull: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """Centres, and scatter around them per unit of weight."""
     zeros = expected.rows.new_zeros(len(total), expected.rows.shape[1])
     loc = zeros.index_add(0, entry, pull[:, None] * expected.rows) / zeros[:, 0].index_add(0, entry, pull)[:, None]

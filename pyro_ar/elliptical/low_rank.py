@@ -71,7 +71,7 @@ class _LowRank(Elliptical):
 
         return torch.einsum("...ij,...j->...i", self.cov_factor, draw(self.rank)) + self.cov_diag.sqrt() * draw(*self.event_shape)
 
-    def _whole(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def whitened(self, x: Tensor) -> tuple[Tensor, Tensor]:
         F, d = self.cov_factor, self.cov_diag
         factor = cholesky(identity_like(F) + F.mT @ (F / d.unsqueeze(-1)))
         half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d.log().sum(-1) / 2

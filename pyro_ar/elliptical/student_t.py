@@ -110,7 +110,7 @@ class StudentT(StudentRadius, Dense):
         loc, covariance = covariance_from(x, weights, shrinkage)
         joint = cls(df, loc, covariance * ((df - 2) / df))
         for _ in range(em_steps or 0):
-            q, _ = joint._whole(x.reshape(len(x), *[1] * (weights.ndim - 1), x.shape[1]))
+            q, _ = joint.whitened(x.reshape(len(x), *[1] * (weights.ndim - 1), x.shape[1]))
             pull = weights * ((df + x.shape[1]) / (df + q)).movedim(0, -1)
             loc, scale = covariance_from(x, pull / pull.sum(-1, keepdim=True), shrinkage)
             joint = cls(df, loc, scale * pull.sum(-1)[..., None, None])

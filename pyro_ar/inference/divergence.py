@@ -86,7 +86,7 @@ def _as_normal(joint: Gaussian | LowRankGaussian) -> Any:
 
 
 def _rows(joint: TableJoint) -> int:
-    return sum(math.prod(joint.num_states[v] for v in scope) for scope in joint._scopes)
+    return sum(math.prod(joint.num_states[v] for v in scope) for scope in joint.scopes)
 
 
 def _expected_log(p: TableJoint, q: TableJoint) -> Tensor:
@@ -115,7 +115,7 @@ def _cells(p: TableJoint, scope: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def _by_scope(q: TableJoint) -> dict[tuple[int, ...], Tensor]:
     """The log tables of q; those that lie inside another's scope are added to it, so that p is asked less often."""
     tables: dict[tuple[int, ...], Tensor] = {}
-    for scope, factor in sorted(zip(q._scopes, q._factors(), strict=True), key=lambda pair: -len(pair[0])):
+    for scope, factor in sorted(zip(q.scopes, q.factors(), strict=True), key=lambda pair: -len(pair[0])):
         home = next((s for s in tables if s[: len(scope)] == scope), None)
         if home is None:
             tables[scope] = factor

@@ -136,7 +136,7 @@ def _asked(joint: Autoregressive, x: Array, visible: Array, num_particles: int, 
     event = len(joint.event_shape)
     seen = check_visible(visible, joint.event_shape)
     chain = joint.answering(seen)
-    values = chain._check_value(x, seen)
+    values = chain.check_value(x, seen)
     left = broadcast("values, patterns and the joint must broadcast", values.shape[: values.ndim - event], seen.shape[: seen.ndim - event], chain.batch_shape)
     return chain, values.expand(left + joint.event_shape), seen.expand(left + joint.event_shape)
 

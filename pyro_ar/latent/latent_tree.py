@@ -347,11 +347,11 @@ class LatentTree(Joint):
             tensor([[0.4000, 0.6000]])
         """
         if visible is None:
-            x = self._check_value(x)
+            x = self.check_value(x)
             seen = torch.ones_like(x, dtype=torch.bool)
         else:
             pattern = self.marginal(visible).visible
-            x = self._check_value(x, pattern)
+            x = self.check_value(x, pattern)
             seen = pattern.expand(x.shape)
         logits = self._in_turn(lambda tables, raw, x, v: self._posterior(tables, raw, x, v).movedim(2, 1), x, seen)
         left = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
@@ -362,27 +362,27 @@ class LatentTree(Joint):
 
     def conditional_log_prob(self, x: Array) -> Tensor:
         r"""Log p(x_i | the variables before i), `(*S, *B, n)`, in nats: one pass for each prefix, quadratic in n."""
-        x = self._check_value(x)
+        x = self.check_value(x)
         left = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         n = self.event_shape[0]
         places = torch.arange(n, device=x.device)
         prefix = []
         for i in range(n):
             seen = (places <= i).expand(x.shape)
-            prefix.append(self._log_marginal(torch.where(seen, x, 0), seen).expand(left))
+            prefix.append(self.log_marginal(torch.where(seen, x, 0), seen).expand(left))
         before = torch.stack([torch.zeros_like(prefix[0]), *prefix[:-1]], -1)
         return torch.stack(prefix, -1) - before.masked_fill(before == -math.inf, 0.0)
 
-    def _log_prob(self, x: Tensor) -> Tensor:
-        return self._log_marginal(x, torch.ones_like(x, dtype=torch.bool))
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.log_marginal(x, torch.ones_like(x, dtype=torch.bool))
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         return np.full(tuple(visible.shape[:-1]), "elimination")
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(lambda tables, raw, x, v: self._up(tables, raw, x, v).total, x, visible)
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         places = self._tree.variable_places
 
         def answer(tables: Tables, raw: Tensor, x: Tensor, v: Tensor) -> Tensor:
@@ -395,10 +395,10 @@ class LatentTree(Joint):
         mean, variance = self._in_turn(answer, x, visible).unbind(-1)
         return torch.where(visible, x.to(self.dtype), mean), torch.where(visible, 0, variance)
 
-    def _sample(self, shape: Size) -> Tensor:
-        return self._complete(*self._unseen(shape + self.event_shape))
+    def draw(self, shape: Size) -> Tensor:
+        return self.complete(*self.unseen(shape + self.event_shape))
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
         drawn = self._in_turn(self._drawn, x, visible)
         return torch.where(visible, x, drawn.to(x.dtype))
 

@@ -158,10 +158,6 @@ class Autoregressive(Joint):
         new._batch_shape = torch.broadcast_shapes(new._own_batch_shape, self._batch_shape)
         return new
 
-    def answering(self, visible: Tensor) -> "Autoregressive":
-        """The chain that answers this pattern: itself, or of an any-order net the one with the visible variables first."""
-        return self._answering(visible)
-
     @property
     def has_draws(self) -> bool:
         """Whether weights have extra left dimensions."""
@@ -255,16 +251,16 @@ class Autoregressive(Joint):
             blocks.append(x[:, end:])
         return torch.cat(blocks, -1).reshape((*left, n))
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Tensor) -> Tensor:
         return self.conditionals_in_chain(self.to_chain(x)).sum(-1)
 
     def conditional_log_prob(self, x: Array) -> Tensor:
-        x = self._check_value(x)
+        x = self.check_value(x)
         answer = self.from_chain(self.conditionals_in_chain(self.to_chain(x)))
         left = torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
         return answer.expand(left + self.event_shape)
 
-    def _sample(self, shape: Size) -> Tensor:
+    def draw(self, shape: Size) -> Tensor:
         self._check_finite()
         return self._walk(shape)
 
@@ -276,7 +272,7 @@ class Autoregressive(Joint):
 
     # Hidden cells.
 
-    def _answering(self, visible: Tensor) -> "Autoregressive":
+    def answering(self, visible: Tensor) -> "Autoregressive":
         if self.coherent:
             return self
         return self._in_order(visible_first(self.order, visible.flatten(visible.ndim - len(self.event_shape))))
@@ -293,7 +289,7 @@ class Autoregressive(Joint):
         states, real = self._states()
         return bool((hidden & real).any()) or bool((joint_states(hidden, states) > MAX_STATES).any())
 
-    def _method(self, visible: Tensor) -> np.ndarray:
+    def methods(self, visible: Tensor) -> np.ndarray:
         if not self.coherent:
             return np.full(tuple(visible.shape[: visible.ndim - len(self.event_shape)]), "visible-first chain")
         if is_mapped(visible):
@@ -313,7 +309,7 @@ class Autoregressive(Joint):
                 "variables come first")
         return np.where(as_array(before.any(-1)), "enumeration", "prefix")
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         x, visible = self.to_chain(x), self.to_chain(visible)
         hidden = hidden_before(visible)
         if not self.coherent or not bool(hidden.any()):
@@ -326,7 +322,7 @@ class Autoregressive(Joint):
 
         return in_groups(answer, x, hidden, visible, self._states()[0], self._own_batch_shape)
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
         self._check_finite()
         shape = x.shape[: x.ndim - len(self.event_shape)]
         x, visible = self.to_chain(x), self.to_chain(visible)
@@ -341,14 +337,14 @@ class Autoregressive(Joint):
             x, visible = in_groups(draw, x, hidden, visible, states, self._own_batch_shape), visible | hidden
         return self._walk(shape, x, visible)
 
-    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+    def most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         if is_mapped(visible):
             raise IntractableError("how many cells are hidden cannot be asked under a vmap over patterns; map over values, weights or contexts alone")
         x, visible = self.to_chain(x), self.to_chain(visible)
         if not bool((~visible).any()):
             return self.from_chain(x)
         if self._too_many(~visible):
-            return super()._most_likely(x, visible)
+            return super().most_likely(x, visible)
         states = self._states()[0]
 
         def best(x: Tensor, hidden: Tensor, visible: Tensor) -> Tensor:

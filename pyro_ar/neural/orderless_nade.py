@@ -336,7 +336,7 @@ class OrderlessNADE(Family):
             return super().training_log_prob(x, context, visible)
         joint = self(context)  # checks context and weights
         seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible
-        x = joint._check_value(x, seen).to(joint.dtype)
+        x = joint.check_value(x, seen).to(joint.dtype)
         context = joint.context
         many = seen.flatten(1).sum(-1, keepdim=True)
         shown = (torch.rand(many.shape, device=x.device) * many).floor()

@@ -29,7 +29,7 @@ class Normal(Output):
     min_scale: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_min_scale(self.min_scale)
+        check_min_scale(self.min_scale)
 
     @property
     def raw(self) -> int:
@@ -60,7 +60,7 @@ class MixtureOfNormals(Output):
     def __post_init__(self) -> None:
         require(isinstance(self.components, int) and self.components >= 1, "MixtureOfNormals needs 1 component or more",
                 self.components)
-        _check_min_scale(self.min_scale)
+        check_min_scale(self.min_scale)
 
     @property
     def raw(self) -> int:
@@ -74,7 +74,7 @@ class MixtureOfNormals(Output):
                                       **options)
 
 
-def _check_min_scale(min_scale: Any) -> None:
+def check_min_scale(min_scale: Any) -> None:
     number = isinstance(min_scale, int | float)
     require(number and 0 < min_scale < math.inf, "min_scale must be a number above 0", min_scale)
 

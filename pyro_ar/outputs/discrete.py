@@ -15,7 +15,7 @@ from pyro_ar.outputs.base import Output
 __all__ = ["Bernoulli", "Categorical", "Constant"]
 
 
-class _OfStates(Output):
+class OfStates(Output):
     """A variable of `states` states."""
 
     states: int
@@ -58,7 +58,7 @@ class Bernoulli(Output):
 
 
 @dataclass(frozen=True)
-class Categorical(_OfStates):
+class Categorical(OfStates):
     r"""A variable of K states; the raw parameters are K - 1 logits against state 0.
 
     A net reads either its K - 1 steps, `[x >= 1, ..., x >= K - 1]` ('steps': any function of the state is
@@ -108,7 +108,7 @@ class Categorical(_OfStates):
 
 
 @dataclass(frozen=True)
-class Constant(_OfStates):
+class Constant(OfStates):
     """A variable of a single state, 0, which is certain: a column of one value among others in a `PerVariable`."""
 
     states = 1

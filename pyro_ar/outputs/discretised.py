@@ -10,14 +10,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ar.checks import require, require_exact_states
-from pyro_ar.outputs.continuous import _check_min_scale, mixture_parts
-from pyro_ar.outputs.discrete import _OfStates
+from pyro_ar.outputs.continuous import check_min_scale, mixture_parts
+from pyro_ar.outputs.discrete import OfStates
 
 __all__ = ["DiscretisedLogisticMixture"]
 
 
 @dataclass(frozen=True)
-class DiscretisedLogisticMixture(_OfStates):
+class DiscretisedLogisticMixture(OfStates):
     r"""A variable of K ordered states (grey levels): M logistic densities, integrated over the cell of each state.
 
     The states stand at -1 to 1, the first and last cells reach to infinity, and the net reads the state's place alone.
@@ -48,7 +48,7 @@ class DiscretisedLogisticMixture(_OfStates):
         require(isinstance(self.states, int) and self.states >= 2, "DiscretisedLogisticMixture needs 2 states or more", self.states)
         require(isinstance(self.components, int) and self.components >= 1,
                 "DiscretisedLogisticMixture needs 1 component or more", self.components)
-        _check_min_scale(self.min_scale)
+        check_min_scale(self.min_scale)
 
     @property
     def raw(self) -> int:

@@ -40,7 +40,7 @@ class TableJoint(Joint, abc.ABC):
     """A joint of discrete variables whose parameters are tables of logits.
 
     A final class says how its tables are laid out (`_blocks`, `_from_logits`) and which log
-    factors multiply to the joint (`_scopes`, `_factors`); the rest is here.
+    factors multiply to the joint (`scopes`, `factors`); the rest is here.
     """
 
     def __init__(self, tensors: dict[str, Tensor], batch_shape: Size, num_states: Sequence[int],
@@ -72,28 +72,28 @@ class TableJoint(Joint, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def _scopes(self) -> tuple[tuple[int, ...], ...]: ...
+    def scopes(self) -> tuple[tuple[int, ...], ...]: ...
 
     @abc.abstractmethod
     def _group_tables(self) -> list[Tensor]:
         """The normalised log tables, stacked as suits the class."""
 
     @abc.abstractmethod
-    def _factors(self, *, logs: bool = True) -> list[Tensor]:
+    def factors(self, *, logs: bool = True) -> list[Tensor]:
         """Tables `(*B, *K_scope)`, one per scope, whose product is normalised; their logs unless told."""
 
     @property
     @abc.abstractmethod
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         """The keyword arguments of `_blocks` that make this joint."""
 
     @classmethod
-    def _sharing(cls, num_states: Sequence[int], **structure: Any) -> list[list[Block]]:
+    def sharing(cls, num_states: Sequence[int], **structure: Any) -> list[list[Block]]:
         """The blocks by the table that they share; each has its own unless a class says otherwise."""
         return [[block] for block in cls._blocks(num_states, **structure)]
 
     @classmethod
-    def _sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
+    def table_sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
         """The states of each variable, from those that were seen or told."""
         return tuple(num_states)
 
@@ -101,7 +101,7 @@ class TableJoint(Joint, abc.ABC):
     def _layout(cls, num_states: Sequence[int], structure: dict[str, Any]) -> list[list[Block]]:
         unknown = sorted(set(structure) - set(cls._options))
         require(not unknown, f"{cls.__name__} takes {' and '.join(cls._options) or 'no further argument'}", *unknown)
-        return cls._sharing(num_states, **structure)
+        return cls.sharing(num_states, **structure)
 
     # What follows.
 
@@ -117,12 +117,12 @@ class TableJoint(Joint, abc.ABC):
     @classmethod
     def count_parameters(cls, num_states: Sequence[int], **structure: Any) -> int:
         """Free parameters over variables with these numbers of states; allocates nothing."""
-        sizes = cls._sizes(num_states, structure)
+        sizes = cls.table_sizes(num_states, structure)
         return sum(count_block(blocks[0], sizes) for blocks in cls._layout(sizes, structure))
 
     @property
     def num_parameters(self) -> int:
-        return self.count_parameters(self._num_states, **self._structure)
+        return self.count_parameters(self._num_states, **self.structure)
 
     @classmethod
     def from_data(cls, x: Array, *, pseudocount: float = 1.0, num_states: int | Sequence[int] | None = None,
@@ -156,7 +156,7 @@ class TableJoint(Joint, abc.ABC):
         states, sizes = check_data(x, num_states)
         check_weights(weights, len(x))
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        sizes = cls._sizes(sizes, structure)
+        sizes = cls.table_sizes(sizes, structure)
         tables = cls._layout(sizes, structure)
         check_total([blocks[0] for blocks in tables], sizes, weights)
 
@@ -186,7 +186,7 @@ class TableJoint(Joint, abc.ABC):
             Heckerman, Geiger, Chickering (1995), *Learning Bayesian networks*, eq. 13 and 28.
         """
         states, sizes = check_data(x, num_states)
-        sizes = cls._sizes(sizes, structure)
+        sizes = cls.table_sizes(sizes, structure)
         total = torch.zeros((), dtype=torch.float64, device=states.device)
         check_total([blocks[0] for blocks in cls._layout(sizes, structure)], sizes)
         for blocks in cls._layout(sizes, structure):
@@ -202,7 +202,7 @@ class TableJoint(Joint, abc.ABC):
         x = as_tensor(x)
         states, sizes = check_data(x, num_states)
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        sizes = cls._sizes(sizes, structure)
+        sizes = cls.table_sizes(sizes, structure)
         check_total([blocks[0] for blocks in cls._layout(sizes, structure)], sizes)
         alphas = [
             (table_counts(blocks, states, sizes) + concentration_of(blocks[0], sizes, concentration, equivalent_sample_size))
@@ -213,13 +213,13 @@ class TableJoint(Joint, abc.ABC):
 
     # Queries, by elimination.
 
-    def _method(self, visible: Tensor) -> np.ndarray:
-        make_plan(self._scopes, self._num_states)  # refuses networks that are too dense
+    def methods(self, visible: Tensor) -> np.ndarray:
+        make_plan(self.scopes, self._num_states)  # refuses networks that are too dense
         return np.full(tuple(visible.shape[:-1]), "elimination")
 
     def _eliminate(self, x: Tensor, visible: Tensor, *, maximise: bool = False) -> tuple[Tensor, Trail]:
-        plan = make_plan(self._scopes, self._num_states)
-        factors = list(zip(self._factors(), self._scopes, strict=True))
+        plan = make_plan(self.scopes, self._num_states)
+        factors = list(zip(self.factors(), self.scopes, strict=True))
         return forward(plan, factors, evidence(x.to(self.dtype), visible, self._num_states), maximise=maximise)
 
     def _in_turn(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, visible: Tensor) -> Tensor:
@@ -227,35 +227,35 @@ class TableJoint(Joint, abc.ABC):
         left, own = x.shape[:-1], self._own_batch_shape
         if len(left) <= len(own):  # the leftmost dimension is a batch's
             return function(x, visible)
-        each = make_plan(self._scopes, self._num_states).cells * math.prod(torch.broadcast_shapes(left[1:], own))
+        each = make_plan(self.scopes, self._num_states).cells * math.prod(torch.broadcast_shapes(left[1:], own))
         step = at_once(each)
         if len(x) <= step:
             return function(x, visible)
         return torch.cat([function(x[i:i + step], visible[i:i + step]) for i in range(0, len(x), step)])
 
     def _log_total(self, x: Tensor, visible: Tensor) -> Tensor:
-        plan = make_plan(self._scopes, self._num_states)
-        factors = list(zip(self._factors(logs=False), self._scopes, strict=True))
+        plan = make_plan(self.scopes, self._num_states)
+        factors = list(zip(self.factors(logs=False), self.scopes, strict=True))
         total = log_total(plan, factors, evidence(x.to(self.dtype), visible, self._num_states, logs=False))
         return self._eliminate(x, visible)[0] if total is None else total
 
-    def _log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
+    def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(self._log_total, x, visible)
 
-    def _complete(self, x: Tensor, visible: Tensor) -> Tensor:
+    def complete(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(lambda x, v: self._walk_back(x, v, _draw), x, visible)
 
-    def _most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
+    def most_likely(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(lambda x, v: self._walk_back(x, v, _argmax), x, visible)
 
-    def _cell_probabilities(self, x: Tensor, visible: Tensor) -> Tensor:
+    def cell_probabilities(self, x: Tensor, visible: Tensor) -> Tensor:
         """p(x_i = k | x_visible), `(*L, n, K)`, zero where visible; see `cells.cell_probabilities`."""
-        sizes, plan = self._num_states, make_plan(self._scopes, self._num_states)
+        sizes, plan = self._num_states, make_plan(self.scopes, self._num_states)
         wanted = torch.is_grad_enabled() and any(t.requires_grad for t in self._tensors.values())
         left = torch.broadcast_shapes(x.shape[:-1], self._own_batch_shape)
 
         def factors(*, logs: bool) -> list[tuple[Tensor, tuple[int, ...]]]:
-            return [(t if wanted else t.detach(), s) for t, s in zip(self._factors(logs=logs), self._scopes, strict=True)]
+            return [(t if wanted else t.detach(), s) for t, s in zip(self.factors(logs=logs), self.scopes, strict=True)]
 
         with torch.enable_grad():
             soft = _leaves(evidence(x, visible, sizes, logs=False))
@@ -268,11 +268,11 @@ class TableJoint(Joint, abc.ABC):
         answer = torch.stack([torch.nn.functional.pad(g, (0, most - g.shape[-1])) for g in slopes], -2)
         return torch.where(visible.unsqueeze(-1), 0, answer)
 
-    def _moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(self.dtype)
 
         def answer(x: Tensor, visible: Tensor) -> Tensor:
-            p = self._cell_probabilities(x, visible)
+            p = self.cell_probabilities(x, visible)
             state = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
             mean = torch.where(visible, x, (p * state).sum(-1))
             return torch.stack([mean, (p * (state - mean.unsqueeze(-1)).square()).sum(-1)], -1)
@@ -280,7 +280,7 @@ class TableJoint(Joint, abc.ABC):
         mean, variance = self._in_turn(answer, x, visible).unbind(-1)
         return mean, variance
 
-    def _entropy(self, x: Tensor, visible: Tensor) -> Tensor:
+    def entropy_given(self, x: Tensor, visible: Tensor) -> Tensor:
         return self._in_turn(self._entropy_of_rows, x, visible)
 
     def _entropy_of_rows(self, x: Tensor, visible: Tensor) -> Tensor:
@@ -290,11 +290,11 @@ class TableJoint(Joint, abc.ABC):
         with torch.enable_grad():
             t = torch.ones(left, dtype=self.dtype, device=self.device, requires_grad=True)
             tempered = []
-            for table, scope in zip(self._factors(), self._scopes, strict=True):
+            for table, scope in zip(self.factors(), self.scopes, strict=True):
                 table, dead = table if wanted else table.detach(), table == -math.inf
                 power = t.reshape(*left, *[1] * len(scope)) * table.masked_fill(dead, 0.0)
                 tempered.append((power.masked_fill(dead, -math.inf), scope))
-            plan = make_plan(self._scopes, self._num_states)
+            plan = make_plan(self.scopes, self._num_states)
             total, _ = forward(plan, tempered, evidence(x.to(self.dtype), visible, self._num_states))
             total = total.expand(left)
             (expected,) = torch.autograd.grad(total.sum(), t, create_graph=wanted)
@@ -315,27 +315,27 @@ class TablePosterior:
 
     def __init__(self, joint: type[TableJoint], concentrations: list[Tensor], num_states: tuple[int, ...],
                  structure: dict[str, Any]) -> None:
-        self._joint, self._num_states, self._structure = joint, num_states, structure
+        self.joint, self.num_states, self.structure = joint, num_states, structure
         self.dirichlets = [Dirichlet(c) for c in concentrations]
 
     def __repr__(self) -> str:
-        sizes = self._num_states
+        sizes = self.num_states
         of = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
-        return one_line("TablePosterior", f"of {self._joint.__name__}", f"{counted(len(sizes), 'variable')} of {of} states",
+        return one_line("TablePosterior", f"of {self.joint.__name__}", f"{counted(len(sizes), 'variable')} of {of} states",
                         counted(len(self.dirichlets), "table"))
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor, by name."""
         concentrations = [d.concentration for d in self.dirichlets]
-        return {"joint": self._joint, "concentrations": concentrations, "num_states": self._num_states, "structure": self._structure}
+        return {"joint": self.joint, "concentrations": concentrations, "num_states": self.num_states, "structure": self.structure}
 
     def _build(self, tables: list[Tensor]) -> TableJoint:
         logits = [
-            table.log().unflatten(-1, [self._num_states[v] for v in blocks[0].children])
-            for table, blocks in zip(tables, self._joint._sharing(self._num_states, **self._structure), strict=True)
+            table.log().unflatten(-1, [self.num_states[v] for v in blocks[0].children])
+            for table, blocks in zip(tables, self.joint.sharing(self.num_states, **self.structure), strict=True)
         ]
-        return self._joint._from_logits(logits, self._num_states, **self._structure)
+        return self.joint._from_logits(logits, self.num_states, **self.structure)
 
     def sample(self, sample_shape: Any = Size()) -> TableJoint:
         """Joints with drawn tables, as one joint of batch shape `sample_shape`."""

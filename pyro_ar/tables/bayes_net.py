@@ -148,7 +148,7 @@ class BayesNet(FamilyJoint):
         return cls(parents, logits)
 
     @property
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         return {"parents": self.parents}
 
     def _group_tables(self) -> list[Tensor]:

@@ -38,4 +38,4 @@ def cell_probabilities(joint: TableJoint, x: Tensor, visible: Tensor) -> Tensor:
     left = torch.broadcast_shapes(x.shape[:-1], visible.shape[:-1], joint.batch_shape)
     seen = visible.expand(*left, len(joint.num_states))
     with torch.no_grad():
-        return joint._cell_probabilities(torch.where(seen, x.to(joint.dtype), 0), seen)
+        return joint.cell_probabilities(torch.where(seen, x.to(joint.dtype), 0), seen)

@@ -72,9 +72,9 @@ def _available(blocks: Sequence[Block], states: Tensor, visible: Tensor, num_sta
 def _expect(joint: "TableJoint", tables: Sequence[Sequence[Block]], states: Tensor, visible: Tensor,
             weights: Tensor) -> tuple[list[Tensor], float]:
     """Expected counts under `joint`, and the log-likelihood of the visible cells."""
-    scopes, sizes = joint._scopes, joint.num_states
+    scopes, sizes = joint.scopes, joint.num_states
     plan = make_plan(scopes, sizes)
-    leaves = [table.detach().requires_grad_() for table in joint._factors()]
+    leaves = [table.detach().requires_grad_() for table in joint.factors()]
     total = 0.0
     with torch.enable_grad():
         for turn in torch.arange(len(states), device=states.device).split(at_once(plan.cells * len(sizes))):

@@ -79,17 +79,17 @@ class FullTable(TableJoint):
         return cls(logits[0], num_states)
 
     @property
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         return {}
 
     @property
-    def _scopes(self) -> tuple[tuple[int, ...], ...]:
+    def scopes(self) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(len(self._num_states))),)
 
     def _group_tables(self) -> list[Tensor]:
         return [self._flat()]
 
-    def _factors(self, *, logs: bool = True) -> list[Tensor]:
+    def factors(self, *, logs: bool = True) -> list[Tensor]:
         flat = self._flat() if logs else self._flat().exp()
         return [flat.unflatten(-1, self._num_states)]
 
@@ -101,11 +101,11 @@ class FullTable(TableJoint):
         strides = [math.prod(self._num_states[i + 1:]) for i in range(len(self._num_states))]
         return (x.long() * torch.tensor(strides, device=x.device)).sum(-1)
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Tensor) -> Tensor:
         return pick(self._flat(), self._index(x))
 
     def conditional_log_prob(self, x: Array) -> Tensor:
-        x = self._check_value(x)
+        x = self.check_value(x)
         index, terms = self._index(x), []
         table, seen = self._flat(), pick(self._flat(), index)
         for k in reversed(self._num_states):
@@ -115,6 +115,6 @@ class FullTable(TableJoint):
             seen = shorter
         return torch.stack(terms[::-1], -1).expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape))
 
-    def _sample(self, shape: Size) -> Tensor:
+    def draw(self, shape: Size) -> Tensor:
         flat = draw_states(self._flat(), self.batch_shape, shape)
         return torch.stack(torch.unravel_index(flat, self._num_states), -1).to(self.dtype)

@@ -72,17 +72,17 @@ class FullyIndependent(FamilyJoint):
         return cls(torch.stack(logits, -2) if len(set(num_states)) == 1 else logits)
 
     @property
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         return {}
 
-    def _marginal_mode(self, visible: Tensor) -> Tensor:
-        return self._most_likely(*self._unseen(visible.shape))
+    def marginal_mode(self, visible: Tensor) -> Tensor:
+        return self.most_likely(*self.unseen(visible.shape))
 
-    def _marginal_entropy(self, visible: Tensor) -> Tensor:
+    def marginal_entropy(self, visible: Tensor) -> Tensor:
         # What the others are says nothing: as if they were seen, each in a possible state.
         with torch.no_grad():
-            others = self._most_likely(*self._unseen(visible.shape))
-        return self._entropy(others, ~visible)
+            others = self.most_likely(*self.unseen(visible.shape))
+        return self.entropy_given(others, ~visible)
 
     def _group_tables(self) -> list[Tensor]:
         if isinstance(self.logits, Tensor):

@@ -42,10 +42,10 @@ class FamilyJoint(TableJoint, abc.ABC):
         """Per group the normalised log tables `(*B, members, *K_parents, K)`."""
 
     @property
-    def _scopes(self) -> tuple[tuple[int, ...], ...]:
+    def scopes(self) -> tuple[tuple[int, ...], ...]:
         return tuple((*p, v) for group in self._groups for v, p in zip(*group, strict=True))
 
-    def _factors(self, *, logs: bool = True) -> list[Tensor]:
+    def factors(self, *, logs: bool = True) -> list[Tensor]:
         return [
             table
             for group, tables in zip(self._groups, self._group_tables(), strict=True)
@@ -80,11 +80,11 @@ class FamilyJoint(TableJoint, abc.ABC):
             terms.append(_pick_each(tables.flatten(-depth - 1), flat))
         return terms
 
-    def _log_prob(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Tensor) -> Tensor:
         return sum((term.sum(-1) for term in self._terms(x)), torch.zeros((), dtype=self.dtype, device=self.device))
 
     def conditional_log_prob(self, x: Array) -> Tensor:
-        x = self._check_value(x)
+        x = self.check_value(x)
         terms = self._terms(x)
         left = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         joined = torch.cat([t.expand(*left, t.shape[-1]) for t in terms], -1)
@@ -92,8 +92,8 @@ class FamilyJoint(TableJoint, abc.ABC):
         back = torch.tensor(members, device=x.device).argsort()
         return joined[..., back]
 
-    def _sample(self, shape: Size) -> Tensor:
-        tables = dict(zip((s[-1] for s in self._scopes), zip(self._factors(), self._scopes, strict=True), strict=True))
+    def draw(self, shape: Size) -> Tensor:
+        tables = dict(zip((s[-1] for s in self.scopes), zip(self.factors(), self.scopes, strict=True), strict=True))
         states: dict[int, Tensor] = {}
         for v in topological_order(self.parents):
             table, scope = tables[v]

@@ -158,12 +158,12 @@ class MarkovChain(FamilyJoint):
         return [Block((), tuple(range(order)))] + [Block(tuple(range(i - order, i)), (i,)) for i in range(order, n)]
 
     @classmethod
-    def _sharing(cls, num_states: Sequence[int], *, stationary: bool = False, **structure: Any) -> list[list[Block]]:
+    def sharing(cls, num_states: Sequence[int], *, stationary: bool = False, **structure: Any) -> list[list[Block]]:
         first, *rest = cls._blocks(num_states, stationary=stationary, **structure)
         return [[first], rest] if stationary else [[first], *([block] for block in rest)]
 
     @classmethod
-    def _sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
+    def table_sizes(cls, num_states: Sequence[int], structure: dict[str, Any]) -> tuple[int, ...]:
         return (max(num_states),) * len(num_states) if structure.get("stationary") else tuple(num_states)
 
     @classmethod
@@ -177,7 +177,7 @@ class MarkovChain(FamilyJoint):
         return cls(logits[0], rest, order)
 
     @property
-    def _structure(self) -> dict[str, Any]:
+    def structure(self) -> dict[str, Any]:
         return {"order": self.markov_order} | ({} if self.num_variables is None else {"stationary": True})
 
     @property

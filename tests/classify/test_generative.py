@@ -267,7 +267,7 @@ def test_intractable_passes_through(binary):
     X, y, visible = binary
 
     class Refusing(FullyIndependent):
-        def _method(self, visible):
+        def methods(self, visible):
             raise IntractableError("no exact answer; hide less")
 
     joint = Refusing.from_data(torch.tensor(X), weights=torch.tensor((y == np.unique(y)[:, None]).astype(float)))

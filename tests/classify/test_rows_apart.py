@@ -179,14 +179,14 @@ def test_the_bars_choose_on_rows_held_out(name):
 def test_semi_supervised_fits_all_rows_and_starts_from_the_labelled_ones(rows, monkeypatch):
     x, y = rows
     labels = np.where(np.arange(60) % 4 == 0, y, -1)
-    ledger, fit, shares_of = Ledger(x), DiscriminantAnalysis._fit_shares, []
+    ledger, fit, shares_of = Ledger(x), DiscriminantAnalysis.fit_shares, []
 
     def recorded(self, rows_, context, seen):
         ledger.fitted(object(), rows_)
         shares_of.append(context.clone())
         return fit(self, rows_, context, seen)
 
-    monkeypatch.setattr(DiscriminantAnalysis, "_fit_shares", recorded)
+    monkeypatch.setattr(DiscriminantAnalysis, "fit_shares", recorded)
     SemiSupervised(DiscriminantAnalysis(shrinkage=0.3), em_steps=3).fit(x, labels)
     assert ledger.fits[0] == set(np.flatnonzero(labels >= 0))  # the start: labelled rows alone
     assert len(ledger.fits) == 4

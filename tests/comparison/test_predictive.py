@@ -349,7 +349,7 @@ def test_a_tree_picked_from_the_rows_is_said_to_be():
     picked = ChowLiuTree.posterior(x, equivalent_sample_size=1.0)
     assert "tree that these rows pick" in loo(to_inference_data(picked, x, num_draws=50)).method
     star = [(), *[(0,)] * (D - 1)]
-    other = star if [tuple(p) for p in ChowLiuTree.from_data(x)._structure["parents"]] != star else [(), (0,), (1,), (2,)]
+    other = star if [tuple(p) for p in ChowLiuTree.from_data(x).structure["parents"]] != star else [(), (0,), (1,), (2,)]
     assert loo(to_inference_data(ChowLiuTree.posterior(x, equivalent_sample_size=1.0, parents=other), x, num_draws=50)).method == "PSIS-LOO (exact posterior)"
     said = str(compare({"picked": to_inference_data(picked, x, num_draws=50), "all": TableModel(ChowLiuTree)}, x))
     assert "Every row took part in picking the tree of picked" in said

@@ -22,7 +22,7 @@ def rows():
 
 
 def matrix_of(joint):
-    return joint._matrix
+    return joint.matrix
 
 
 def half_ranges(x, visible):

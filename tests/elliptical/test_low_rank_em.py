@@ -101,7 +101,7 @@ def test_steps_are_those_of_a_slow_loop(df, shrinkage, rows):
 
 
 def objective(joint, x, visible, shrinkage, wanted):
-    sigma = full(joint) if hasattr(joint, "cov_diag") else joint._matrix
+    sigma = full(joint) if hasattr(joint, "cov_diag") else joint.matrix
     penalty = len(x) * shrinkage / (1 - shrinkage) / 2 * (sigma.logdet() + (torch.tensor(wanted) @ sigma.inverse()).trace())
     return float(joint.marginal(visible).log_prob(x).sum() - penalty)
 

@@ -123,7 +123,7 @@ def test_fast_way_is_scipys_at_every_number_of_visible_cells(make, batch):
     v, xs = (t.reshape(len(visible), *[1] * len(batch), 9) for t in (visible, x))
     assert joint._part_by_columns(torch.where(v, xs, 0), v) is not None
     answer = joint.marginal(v).log_prob(xs.masked_fill(~v, math.nan)).reshape(len(visible), -1)
-    flat = [t.reshape(-1, *t.shape[len(batch):]) for t in (joint.loc, joint._matrix)]
+    flat = [t.reshape(-1, *t.shape[len(batch):]) for t in (joint.loc, joint.matrix)]
     for r in range(len(visible)):
         for b in range(answer.shape[1]):
             seen = visible[r].numpy()

@@ -93,10 +93,10 @@ def test_both_ways_of_elimination_agree_in_value_and_gradient(seed):
     tables = [t.requires_grad_() for t in tables]
     net = BayesNet(parents, tables)
     x, visible = rows_and_patterns(sizes, 9, generator)
-    plan = make_plan(net._scopes, net.num_states)
-    fast = log_total(plan, list(zip(net._factors(logs=False), net._scopes, strict=True)),
+    plan = make_plan(net.scopes, net.num_states)
+    fast = log_total(plan, list(zip(net.factors(logs=False), net.scopes, strict=True)),
                      evidence(x.double(), visible, sizes, logs=False))
-    slow, _ = forward(plan, list(zip(net._factors(), net._scopes, strict=True)), evidence(x.double(), visible, sizes))
+    slow, _ = forward(plan, list(zip(net.factors(), net.scopes, strict=True)), evidence(x.double(), visible, sizes))
     torch.testing.assert_close(fast, slow)
     for a, b in zip(*(torch.autograd.grad(t.sum(), tables) for t in (fast, slow)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
@@ -179,8 +179,8 @@ def test_long_ordinary_chains_need_no_logarithms():
     generator = torch.Generator().manual_seed(0)
     chain = MarkovChain(torch.randn(16, generator=generator), 2 * torch.randn(783, 16, 16, generator=generator))
     x, visible = rows_and_patterns([16] * 784, 20, generator)
-    factors = list(zip(chain._factors(logs=False), chain._scopes, strict=True))
-    fast = log_total(make_plan(chain._scopes, chain.num_states), factors,
+    factors = list(zip(chain.factors(logs=False), chain.scopes, strict=True))
+    fast = log_total(make_plan(chain.scopes, chain.num_states), factors,
                      evidence(x.float(), visible, chain.num_states, logs=False))
     assert fast is not None  # else the benchmark is lost
 

@@ -69,7 +69,7 @@ def test_one_step_is_the_expected_counts(name, parents, rows):
     joint, options = JOINTS[name]
     x, visible = rows
     start, after = (joint.from_data(x, visible=visible, num_states=SIZES, pseudocount=0.0, em_steps=k, **options) for k in (0, 1))
-    after = {scope: table.exp() for scope, table in zip(after._scopes, after._factors(), strict=True)}
+    after = {scope: table.exp() for scope, table in zip(after.scopes, after.factors(), strict=True)}
     for v, p in enumerate(parents):
         counts = expected_counts_by_listing(start, x, visible, (*p, v))
         for before in itertools.product(*(range(SIZES[u]) for u in p)):
@@ -170,7 +170,7 @@ def test_independent_cells_are_the_shares_among_visible_ones(rows):
         for state in range(k):
             cell, seen = x[:, i], visible[:, i]
             wanted = (float((cell[seen] == state).sum()) + 0.5) / (int(seen.sum()) + 0.5 * k)
-            assert float(fitted._factors()[i][state].exp()) == pytest.approx(wanted, abs=1e-6)
+            assert float(fitted.factors()[i][state].exp()) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_states_are_those_seen(rows):

@@ -167,13 +167,13 @@ class CorrectedClassifier(PartlySeenClassifier):
 
     # Answering.
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self._corrected(self.classifier_._log_posterior(x, visible), x, visible)
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self._corrected(self.classifier_.log_posterior(x, visible), x, visible)
 
     def _corrected(self, log_p: Tensor, x: Tensor, visible: Tensor | None) -> Tensor:
         """What becomes of the generative classifier's log posterior, `(N, C)`."""
         seen = torch.ones(1, *self.event_shape_, dtype=torch.bool, device=x.device) if visible is None else visible
-        log_q = self.net_._log_posterior(x, visible)
+        log_q = self.net_.log_posterior(x, visible)
         prior, frequencies = self.log_prior_.to(log_p), self.frequencies_.to(log_q)
         seen = seen.flatten(1).expand(len(x), -1)
         beyond = self.weights_((log_p - prior).float(), (log_q - frequencies).float(), seen).to(log_p)
@@ -184,11 +184,11 @@ class CorrectedClassifier(PartlySeenClassifier):
     def score_samples(self, X: Any, visible: Any = None) -> Tensor:
         """Log p(x_visible), `(N,)`, in nats: the generative classifier's, exact and coherent."""
         check_is_fitted(self)
-        return self.classifier_.score_samples(*self._read(X, visible))
+        return self.classifier_.score_samples(*self.read_rows(X, visible))
 
     def log_joint(self, X: Any, visible: Any = None) -> Tensor:
         """Log p(x_visible) + log p(y | x_visible), `(N, C)`, in nats; minus infinity where no class can have the row."""
-        x, seen = self._read(X, visible)
+        x, seen = self.read_rows(X, visible)
         scores = self.classifier_.log_joint(x, seen)
         dead = (scores == -math.inf).all(-1, keepdim=True)
         scores = scores.masked_fill(dead, 0)
@@ -209,7 +209,7 @@ class CorrectedClassifier(PartlySeenClassifier):
             The positions of the classes, `(N,)`.
         """
         check_is_fitted(self)
-        rows, seen = (None, None) if x is None else self._read(x, visible)
+        rows, seen = (None, None) if x is None else self.read_rows(x, visible)
         if x is None and visible is not None:
             seen = self._check_pattern(visible)
         joint = self.classifier_.joint_
@@ -219,7 +219,7 @@ class CorrectedClassifier(PartlySeenClassifier):
             drawn = pyro.sample("x", joint.marginal(pattern.reshape(-1, *joint.event_shape)), obs=obs)
             left = drawn.shape[:drawn.ndim - len(joint.event_shape)]  # those of plates outside too
             patterns = pattern.expand(*left, *self.event_shape_).reshape(-1, *self.event_shape_)
-            logits = self._log_posterior(drawn.reshape(-1, *self.event_shape_), patterns).reshape(*left, -1)
+            logits = self.log_posterior(drawn.reshape(-1, *self.event_shape_), patterns).reshape(*left, -1)
             return pyro.sample("y", Categorical(logits=logits), infer={"enumerate": "parallel"})
 
     @property

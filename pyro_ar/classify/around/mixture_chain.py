@@ -91,10 +91,10 @@ class MixtureChainClassifier(GenerativeClassifier):
         """Free parameters, those of the mixtures and of the transform included."""
         return super().num_parameters + getattr(self.mixture_.transform_, "num_parameters", 0)
 
-    def _wanted_classes(self) -> int | None:
+    def wanted_classes(self) -> int | None:
         return None
 
-    def _likelihood(self) -> tuple[Any, dict[str, Any]]:
+    def class_conditional(self) -> tuple[Any, dict[str, Any]]:
         return type(self), {}
 
     def _fit_likelihood(self, x: Tensor, context: Tensor, visible: Tensor | None) -> OverOrders:

@@ -74,7 +74,7 @@ class Plausibility(BaseEstimator):
         require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier (of a corrected one, its classifier_)",
                 self.classifier)
         require(self.max_reference >= 1, "max_reference must be 1 or more", self.max_reference)
-        x = self.classifier._read_complete(X)
+        x = self.classifier.read_complete_rows(X)
         require_new(self.classifier, x[:self.max_reference], None,
                     why="its own training rows look more plausible to it than new ones, and most of these would look strange")
         self.reference_ = x[:self.max_reference]
@@ -99,7 +99,7 @@ class Plausibility(BaseEstimator):
             IntractableError: There is no exact answer for some pattern.
         """
         check_is_fitted(self)
-        x, seen = self.classifier._read(X, visible)
+        x, seen = self.classifier.read_rows(X, visible)
         n = len(self.reference_)
         everything = torch.ones(1, *x.shape[1:], dtype=torch.bool, device=x.device)
         patterns, which = distinct((everything if seen is None else seen).flatten(1))

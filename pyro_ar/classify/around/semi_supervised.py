@@ -82,7 +82,7 @@ class SemiSupervised(PartlySeenClassifier):
         x, seen, told = self._read_training(X, np.where(known, labels, labels[known][:1]), visible)
         model = clone(self.classifier)
         model.n_features_in_, model.event_shape_, model.training_rows_ = self.n_features_in_, self.event_shape_, self.training_rows_
-        self.classes_ = model.classes_ = sorted_classes(told[known], model._wanted_classes())
+        self.classes_ = model.classes_ = sorted_classes(told[known], model.wanted_classes())
         mine = torch.from_numpy(known).to(x.device)
         given = nn.functional.one_hot(torch.from_numpy(np.searchsorted(self.classes_, told)).to(x.device), len(self.classes_)).to(x.dtype)
         self._start(model, x, seen, given, mine)
@@ -90,7 +90,7 @@ class SemiSupervised(PartlySeenClassifier):
         weight = torch.where(mine, 1.0, self.unlabelled_weight).to(x)[:, None]
         steps, moved = 0, 0.0 if bool(mine.all()) else 1.0
         while moved > SETTLED and steps < self.em_steps:
-            model._fit_shares(x, shares * weight, seen)
+            model.fit_shares(x, shares * weight, seen)
             before, shares = shares, self._posterior(model, x, seen, given, mine)
             steps, moved = steps + 1, float((shares - before).abs().max())
         self.classifier_, self.n_iter_ = model, steps
@@ -99,7 +99,7 @@ class SemiSupervised(PartlySeenClassifier):
 
     def _check_settings(self) -> None:
         require(isinstance(self.classifier, GenerativeClassifier), "classifier must be a GenerativeClassifier", self.classifier)
-        like, _ = self.classifier._likelihood()
+        like, _ = self.classifier.class_conditional()
         closed = hasattr(like, "from_data") and not isinstance(self.classifier, MixtureDiscriminantAnalysis)
         require(closed and isinstance(like, type), "SemiSupervised wants a likelihood with from_data and weights; others train with "
                 "sklearn.semi_supervised.SelfTrainingClassifier", type(self.classifier).__name__)
@@ -109,19 +109,19 @@ class SemiSupervised(PartlySeenClassifier):
     @staticmethod
     def _start(model: GenerativeClassifier, x: Tensor, seen: Tensor | None, given: Tensor, known: Tensor) -> None:
         try:
-            model._fit_shares(x[known], given[known], seen if seen is None or len(seen) == 1 else seen[known])
+            model.fit_shares(x[known], given[known], seen if seen is None or len(seen) == 1 else seen[known])
         except NotPositiveDefinite:
             if bool(known.all()):
                 raise
-            model._fit_shares(x, torch.where(known[:, None], given, 1 / (~known).sum().to(x)), seen)
+            model.fit_shares(x, torch.where(known[:, None], given, 1 / (~known).sum().to(x)), seen)
 
     @staticmethod
     def _posterior(model: GenerativeClassifier, x: Tensor, seen: Tensor | None, given: Tensor, known: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.where(known[:, None], given, model._log_posterior(x, seen).exp().to(given))
+            return torch.where(known[:, None], given, model.log_posterior(x, seen).exp().to(given))
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self.classifier_._log_posterior(x, visible)
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self.classifier_.log_posterior(x, visible)
 
     def log_joint(self, X: Any, visible: Any = None) -> Tensor:
         """As `GenerativeClassifier.log_joint`."""

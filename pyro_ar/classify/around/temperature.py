@@ -77,7 +77,7 @@ class TemperatureScaled(PartlySeenClassifier):
         self.classes_ = self.classifier.classes_
         true = torch.from_numpy(np.searchsorted(self.classes_, labels)).to(x.device)
         with torch.no_grad():
-            log_p = self.classifier._log_posterior(*self.classifier._read(x, seen))
+            log_p = self.classifier.log_posterior(*self.classifier.read_rows(x, seen))
 
         def loss(log_coldness: float) -> float:
             scaled = _scaled(log_p, self._log_prior(log_p), math.exp(log_coldness))
@@ -91,8 +91,8 @@ class TemperatureScaled(PartlySeenClassifier):
         prior = getattr(self.classifier, "log_prior_", None)
         return log_p.new_zeros(log_p.shape[-1]) if prior is None else prior.to(log_p)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        log_p = self.classifier._log_posterior(x, visible)
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        log_p = self.classifier.log_posterior(x, visible)
         return _scaled(log_p, self._log_prior(log_p), 1 / self.temperature_)
 
 

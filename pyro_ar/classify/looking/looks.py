@@ -138,7 +138,7 @@ def reveal(classifier: GenerativeClassifier, X: Any, order: Any = "greedy", visi
     cells, gains = torch.zeros(len(x), k, dtype=torch.long, device=x.device), []
     with torch.no_grad():
         looker = _Looker(classifier) if greedy else None
-        log_posterior = [_log_posterior(classifier, x, seen)]
+        log_posterior = [_posterior(classifier, x, seen)]
         for step in range(k):
             if looker is not None:
                 gain = looker.information(x, seen, tolerance)
@@ -148,7 +148,7 @@ def reveal(classifier: GenerativeClassifier, X: Any, order: Any = "greedy", visi
             elif places is not None:
                 cells[:, step] = places[:, step]
             seen[rows, cells[:, step]] = True
-            log_posterior.append(_log_posterior(classifier, x, seen))
+            log_posterior.append(_posterior(classifier, x, seen))
     maps = torch.stack(gains, 1).unflatten(2, classifier.event_shape_) if gains else None
     return Looks(cells, torch.stack(log_posterior, 1), maps)
 
@@ -160,7 +160,7 @@ def _rows(classifier: GenerativeClassifier, X: Any, visible: Any) -> tuple[Tenso
     check_is_fitted(classifier)
     require(getattr(classifier, "pattern_", None) is None, "looking wants a classifier without a model of the pattern: a cell that was "
             "looked up is not one that happened to be seen")
-    x, seen = classifier._read(X, visible)
+    x, seen = classifier.read_rows(X, visible)
     if visible is None and seen is None:
         seen = torch.zeros(1, *classifier.event_shape_, dtype=torch.bool, device=x.device)
     x = x.flatten(1)
@@ -168,8 +168,8 @@ def _rows(classifier: GenerativeClassifier, X: Any, visible: Any) -> tuple[Tenso
     return x, everything if seen is None else seen.flatten(1).expand(x.shape)
 
 
-def _log_posterior(classifier: GenerativeClassifier, x: Tensor, seen: Tensor) -> Tensor:
-    return classifier._log_posterior(x.reshape(-1, *classifier.event_shape_), seen.reshape(-1, *classifier.event_shape_))
+def _posterior(classifier: GenerativeClassifier, x: Tensor, seen: Tensor) -> Tensor:
+    return classifier.log_posterior(x.reshape(-1, *classifier.event_shape_), seen.reshape(-1, *classifier.event_shape_))
 
 
 def _places(order: Any, seen: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class _Looker:
         self.num_classes = len(classifier.classes_)
         self.dtype, self.device, self.event_shape = mixture.dtype, mixture.device, mixture.event_shape
         classes = torch.arange(self.num_classes, device=self.device)
-        log_prior = mixture._log_weights().detach()
+        log_prior = mixture.log_mixing().detach()
         parts = mixture.joints
         if isinstance(parts, Joint):
             self.leaves = self._take_apart(parts, log_prior, classes)
@@ -210,7 +210,7 @@ class _Looker:
     def _take_apart(self, joint: Joint, log_weight: Tensor, owner: Tensor, change: Transformed | None = None) -> list[_Leaf]:
         """Leaves of a joint whose batch broadcasts with the shape of `log_weight` and `owner`."""
         if isinstance(joint, Mixture):
-            inner = joint._log_weights().detach()
+            inner = joint.log_mixing().detach()
             if isinstance(joint.joints, Joint):
                 log_weight = log_weight.unsqueeze(-1) + inner
                 return self._take_apart(joint.joints, log_weight, owner.unsqueeze(-1).expand(log_weight.shape), change)
@@ -250,7 +250,7 @@ class _Looker:
     def _answer(self, x: Tensor, seen: Tensor, tolerance: float) -> Tensor:
         change = self.leaves[0].change
         if change is not None:  # the same one around all leaves, so its slope cancels
-            x, _ = change._back_where(x, seen)
+            x, _ = change.back_where(x, seen)
         evidence = [self._evidence(leaf, x, seen) for leaf in self.leaves]
         log_share = torch.cat(evidence, 1)
         dead = (log_share == -math.inf).all(1)

@@ -95,8 +95,8 @@ def _fit_class(recipe: Recipe, z: Tensor, w: Tensor, moved: Tensor, target: Tens
 def _expect(recipe: Recipe, z: Tensor, weights: Tensor, *form: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of the rows in the components `(N, k)`, and those pulled in where a row lies far out."""
     joint = recipe.joint(*form)
-    q, half = joint._whole(z[:, None])
-    own = (joint._radial(q, z.shape[1]) - half + weights.log()).softmax(-1)
+    q, half = joint.whitened(z[:, None])
+    own = (joint.radial(q, z.shape[1]) - half + weights.log()).softmax(-1)
     return own, own * (recipe.df + z.shape[1]) / (recipe.df + q)
 
 

@@ -83,7 +83,7 @@ class HiddenMixture(abc.ABC):
     def _log_shares(self) -> tuple[Tensor, Tensor]:
         """Log shares `(N, K)`, and the log-likelihoods `(N, M)` of the rows under each mixture."""
         wide = (t[:, None].expand(-1, len(self.target_rows), -1) for t in (self.z, self.visible))
-        scores = self._joint()._log_marginal(*wide)
+        scores = self._joint().log_marginal(*wide)
         parts = [(s + w.log_softmax(-1)) for s, w in zip(scores.split(self.numbers, -1), self.log_weights.split(self.numbers), strict=True)]
         return torch.cat([p.log_softmax(-1) for p in parts], -1), torch.stack([p.logsumexp(-1) for p in parts], -1)
 
@@ -107,7 +107,7 @@ class DenseHiddenMixture(HiddenMixture):
         loc, covariance = (t.expand(K, *t.shape) for t in form)
         expected = expect(loc, covariance, self.z[row], self.visible[row], entry, share, pairs_of(self.visible[row], entry))
         n = self._count(entry, share)
-        loc, scatter = self._moments(expected, row, entry, share)
+        loc, scatter = self.moments(expected, row, entry, share)
         V = (self.df - 2) / self.df * scatter + self.prior
         self._set_target(n)
         self.spread = V.diagonal(dim1=-2, dim2=-1).mean(-1) / (n + self.prior_rows)
@@ -119,7 +119,7 @@ class DenseHiddenMixture(HiddenMixture):
         loc, scale = self.form
         expected = expect(loc, scale, self.z[row], seen, entry, share, pairs_of(seen, entry))
         n = self._count(entry, share)
-        loc, scatter = self._moments(expected, row, entry, share * (self.df + seen.sum(-1)) / (self.df + expected.q))
+        loc, scatter = self.moments(expected, row, entry, share * (self.df + seen.sum(-1)) / (self.df + expected.q))
         away = loc - self.centre  # the prior of the centre, in units of the scale; the closed form knows no such term
         scatter += self.centre_rows * away[:, :, None] * away[:, None, :]
         self.form = loc, self._shrunk(scatter + self.prior, n)
@@ -141,7 +141,7 @@ class DenseHiddenMixture(HiddenMixture):
     def _shrunk(self, V: Tensor, n: Tensor) -> Tensor:
         return (V + self._target()) / (n + self.prior_rows + self.target_rows)[:, None, None]
 
-    def _moments(self, expected: Expected, row: Tensor, entry: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, expected: Expected, row: Tensor, entry: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
         """Centres, and scatter around them."""
         zeros = self.z.new_zeros(len(self.target_rows), self.z.shape[1])
         mass = zeros[:, 0].index_add(0, entry, pull)

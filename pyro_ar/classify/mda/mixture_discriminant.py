@@ -173,10 +173,10 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         known = change is None or isinstance(change, Transform) or change == "rank-normal"
         require(known, "feature_transform must be 'rank-normal', None or a torch transform", change)
 
-    def _wanted_classes(self) -> int | None:
+    def wanted_classes(self) -> int | None:
         return self.num_classes
 
-    def _likelihood(self) -> tuple[Any, dict[str, Any]]:
+    def class_conditional(self) -> tuple[Any, dict[str, Any]]:
         return type(self), {}
 
     def _fit_likelihood(self, x: Tensor, context: Tensor, visible: Tensor | None) -> Joint:
@@ -189,7 +189,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         if self.transform_ is None:
             return mixture
         joint = Transformed(mixture, self.transform_)
-        joint._check_value(rows[:, None], None if seen is None else seen[:, None])  # some of torch's inverses leave their image
+        joint.check_value(rows[:, None], None if seen is None else seen[:, None])  # some of torch's inverses leave their image
         return joint
 
     def _fit_transform(self, rows: Tensor, seen: Tensor | None, weights: Tensor) -> Transform | None:

@@ -74,7 +74,7 @@ class KernelDensity(PartlySeenClassifier):
         scores = torch.stack([part.logsumexp(-1) - math.log(part.shape[1]) for part in parts], -1)
         return (scores + self.log_prior_).log_softmax(-1)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         x = self._scaled(x.flatten(1))
         seen = torch.ones_like(x, dtype=torch.bool) if visible is None else visible.flatten(1).expand(x.shape)
         step = at_once(len(self.rows_))
@@ -131,7 +131,7 @@ class SupportVectors(PartlySeenClassifier):
     def _scaled(self, x: Tensor) -> np.ndarray:
         return ((x.to(self.fill_) - self.fill_) / self.unit_).numpy()
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         x = x.flatten(1)
         filled = x if visible is None else torch.where(visible.flatten(1), x, self.fill_.to(x))
         scores = torch.from_numpy(self.machine_.decision_function(self._scaled(filled))).to(x)
@@ -168,8 +168,8 @@ class Binarised(PartlySeenClassifier):
     def _bits(self, x: Tensor) -> Tensor:
         return (x.flatten(1) >= self.threshold).to(x)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self.classifier_._log_posterior(self._bits(x), None if visible is None else visible.flatten(1))
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self.classifier_.log_posterior(self._bits(x), None if visible is None else visible.flatten(1))
 
     @property
     def num_parameters(self) -> int:

@@ -45,8 +45,8 @@ class MeanFilled(PartlySeenClassifier):
         self.chosen_ = dict(getattr(self.classifier_, "chosen_", {}))
         return self
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
-        return self.classifier_._log_posterior(x, visible)
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        return self.classifier_.log_posterior(x, visible)
 
     @property
     def num_parameters(self) -> int:

@@ -139,7 +139,7 @@ class Chosen(PartlySeenClassifier):
         """Those of all its classifiers; the settings are none."""
         return sum({id(one): int(one.num_parameters) for one in self.classifiers_}.values())
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         return _by_share(self.classifiers_, x, visible)
 
 
@@ -152,7 +152,7 @@ def _by_share(classifiers: Sequence[Any], x: Tensor, visible: Tensor | None) -> 
     answers = x.new_empty(len(x), len(classifiers[0].classes_))
     for share in np.unique(nearest):
         rows = torch.from_numpy(nearest == share)
-        answers[rows] = classifiers[share]._log_posterior(x[rows], seen[rows]).to(answers)
+        answers[rows] = classifiers[share].log_posterior(x[rows], seen[rows]).to(answers)
     return answers
 
 
@@ -209,7 +209,7 @@ class Tempered(PartlySeenClassifier):
         classifier: Any = self.scaled_[0].classifier
         return int(classifier.num_parameters) + len(self.scaled_)
 
-    def _log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
+    def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         if self.each_share:
             return _by_share(self.scaled_, x, visible)
-        return self.scaled_[0]._log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))
+        return self.scaled_[0].log_posterior(x.flatten(1), None if visible is None else visible.flatten(1))

@@ -37,7 +37,7 @@ class Oracle(PartlySeenClassifier):
 
     num_parameters = 0
 
-    def _log_posterior(self, x, visible):
+    def log_posterior(self, x, visible):
         told = torch.nn.functional.one_hot(x.flatten(1)[:, -1].nan_to_num().round().long() % 3, 3).to(x) * 0.97 + 0.01
         seen = torch.ones(len(x), dtype=torch.bool) if visible is None else visible.flatten(1)[:, -1].expand(len(x))
         return torch.where(seen[:, None], told, torch.full_like(told, 1 / 3)).log()

@@ -83,14 +83,14 @@ class OfItsOwn(par.Joint):
 
     num_states, support = property(lambda self: self.table.num_states), property(lambda self: self.table.support)
 
-    def _method(self, visible):
-        return self.table._method(visible)
+    def methods(self, visible):
+        return self.table.methods(visible)
 
-    def _log_prob(self, x):
-        return self.table._log_prob(x)
+    def log_density(self, x):
+        return self.table.log_density(x)
 
-    def _log_marginal(self, x, visible):
-        return self.table._log_marginal(x, visible)
+    def log_marginal(self, x, visible):
+        return self.table.log_marginal(x, visible)
 
 
 DISCRETE["a joint of one's own"] = lambda: OfItsOwn(par.FullTable(torch.randn(3, *SIZES), num_states=SIZES))

@@ -185,7 +185,7 @@ class Recorder(PartlySeenClassifier):
         Recorder.fits.append((self.favourite, set(x[:, 0].tolist())))
         return self
 
-    def _log_posterior(self, x, visible):
+    def log_posterior(self, x, visible):
         Recorder.asked.append((self.favourite, set(x[:, 0].tolist()), len(x), visible))
         hidden = torch.zeros(len(x), dtype=torch.bool) if visible is None else ~visible.expand(x.shape).all(1)
         answer = torch.where(hidden & self.whole, 1 - self.favourite, self.favourite)
