@@ -228,13 +228,13 @@ class Mixture(Joint):
             shape = (*x.shape[: x.ndim - event], self.log_weights.shape[-1], *self.event_shape)
             chosen = self._wide(torch.nn.functional.one_hot(choice, shape[-1 - event]).bool())
             return self._select(_complete_where(chosen, self.joints, *(v.unsqueeze(-1 - event).expand(shape) for v in (x, visible))), choice)
-        done = x.clone()
+        done = x.to(torch.promote_types(x.dtype, self.dtype), copy=True)
         for m, joint in enumerate(self.joints):
             mine = choice == m
             if joint.batch_shape or is_mapped(mine):
                 done = torch.where(self._wide(mine), _complete_where(self._wide(mine), joint, x, visible), done)
             elif bool(mine.any()):
-                done[mine] = joint.complete(x[mine], visible[mine])
+                done[mine] = joint.complete(x[mine], visible[mine]).to(done)
         return done
 
     def moments(self, x: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

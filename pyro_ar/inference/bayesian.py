@@ -167,6 +167,8 @@ class Bayesian:
                 f"each and take the Mixture of their predictives, which classifies (this family has context_dim={width})")
         self.family = family
         joint = family()
+        require(not isinstance(joint, Averaged), "Bayesian wants a family of one joint, whose weights its draws are; not a mixture of several, as of a MADE "
+                "of masks", joint)
         self._template: Joint = joint.with_tensors({name: t.detach() for name, t in joint.tensors.items()})
         self._shapes = {name: t.shape for name, t in self._template.tensors.items()}
         if isinstance(prior, Mapping):

@@ -153,7 +153,12 @@ class Family(Recorded, nn.Module, record=False):
         own = cls.net_type.order_of(as_event_shape(asked["event_shape"]))
         if own is not None:
             asked["output"] = asked["output"].in_order(own.tolist())
-        return cls.net_type.count(**{name: value for name, value in asked.items() if name not in ("self", "order", "generator")})
+        return cls.net_type.count(**cls.options_of_net(asked))
+
+    @classmethod
+    def options_of_net(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the net is made with, of the arguments of the family's constructor."""
+        return {name: value for name, value in asked.items() if name not in ("self", "order", "generator")}
 
     def _make(self, event_shape: int | Sequence[int], output: Output | None, context_dim: int,
               order: Tensor | Sequence[int] | str | None, generator: Generator | None, **options: Any) -> None:

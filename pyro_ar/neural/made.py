@@ -4,16 +4,20 @@ import itertools
 import math
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from torch import Generator, Tensor, nn
 
 from pyro_ar.checks import require
+from pyro_ar.joint import Joint
+from pyro_ar.mixture import Averaged
+from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.net import Net, as_event_shape, transforms_active
 from pyro_ar.neural.staircase import seen, staircase
+from pyro_ar.order import make_order, random_orders
 from pyro_ar.outputs import Output
 
 __all__ = ["MADE", "MADENet"]
@@ -28,59 +32,114 @@ class MADENet(Net):
     Degrees are spread evenly and sorted, so that a unit of a layer sees a prefix of the layer below. Sampling
     uses that: when variable i becomes known, only the units of degree i change, once and for all.
 
+    Of several masks each deals the same degrees to the units anew, and where `orders` is True it has an order of its own. One set of weights
+    serves them all: its units are sorted by degree, and its variables put in the order of the mask, as it is read.
+
     Shapes:
         - `layers.l.weight` `(units, units below)`, `layers.l.bias` `(units,)`; the last layer is the output,
           `n * raw` units. With a context `hidden_context` `(context_dim, first hidden)` is added to the
-          first layer and `output_context` `(context_dim, n * raw)` to the last.
+          first layer and `output_context` `(context_dim, n * raw)` to the last. With `direct`, `direct_weight` `(n * raw, n * inputs)`.
+        - of several masks the buffers `units_l` `(masks, hidden units of layer l)`, the units by degree; `orders` `(masks, n)`, what stands at each
+          place of the chain; and `mask` `()`, which one it is.
 
     Source:
-        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML.
+        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML; direct connections: section 4.1,
+        eq. 11; masks and orders: sections 4.2 and 4.3.
     """
 
     broadcasts = True
+    orders: Tensor | None
+    mask: Tensor
 
-    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *,
-                 hidden: Sequence[int] | int = (100,), activation: str = "relu") -> None:
+    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: Sequence[int] | int = (100,),
+                 activation: str = "relu", direct: bool = False, masks: int = 1, orders: bool = False, mask_seed: int = 0) -> None:
         super().__init__(event_shape, output, context_dim)
         require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
-        self.hidden, self.activation = _as_hidden(hidden), activation
+        require(isinstance(masks, int) and masks >= 1, "masks must be 1 or more", masks)
+        self.hidden, self.activation, self.masks, self.mask_seed = _as_hidden(hidden), activation, masks, mask_seed
         n = self.num_variables
+        one = not (masks > 1 and orders) or len(set(output.variables(n))) == 1
+        require(one, "variables with outputs of their own take one order, not one for each mask", output)
         degrees = _degrees([output.inputs] * n, [output.raw] * n, context_dim, self.hidden)
         self.layers = nn.ModuleList(
             _Wired(below, above, last=above is degrees[-1]) for below, above in itertools.pairwise(degrees))
         width = n * output.raw
         self.hidden_context = nn.Parameter(torch.randn(context_dim, self.hidden[0]) * 0.1) if context_dim else None
         self.output_context = nn.Parameter(torch.zeros(context_dim, width)) if context_dim else None
+        self.direct_weight = nn.Parameter(torch.zeros(width, n * output.inputs)) if direct else None
+        drawn = _draw_masks(n, self.hidden, masks, orders, mask_seed)
+        self.register_buffer("orders", drawn[0] if masks > 1 and orders else None, persistent=False)
+        if masks > 1:
+            for layer, units in enumerate(drawn[1:]):
+                self.register_buffer(f"units_{layer}", units, persistent=False)
+            self.register_buffer("mask", torch.zeros((), dtype=torch.long), persistent=False)
 
     @classmethod
-    def count(cls, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *,
-              hidden: Sequence[int] | int = (100,), **unused: Any) -> int:
-        each, hidden = output.variables(math.prod(as_event_shape(event_shape))), _as_hidden(hidden)
-        degrees = _degrees([o.inputs for o in each], [o.raw for o in each], context_dim, hidden)
-        wires = sum(_count_wires(below, above, last=above is degrees[-1])
-                    for below, above in itertools.pairwise(degrees))
+    def count(cls, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: Sequence[int] | int = (100,),
+              direct: bool = False, masks: int = 1, orders: bool = False, mask_seed: int = 0, **unused: Any) -> int:
+        """`num_parameters` of such a net; of several masks, the weights that one of them reads at least, in a table of bits for each layer."""
+        n = math.prod(as_event_shape(event_shape))
+        each, hidden = output.variables(n), _as_hidden(hidden)
+        inputs, raw = [o.inputs for o in each], [o.raw for o in each]
+        degrees = _degrees(inputs, raw, context_dim, hidden)
+        wires = [_count_wires(below, above, last=above is degrees[-1]) for below, above in itertools.pairwise(degrees)]
+        between = output.totals(n)[2]
+        if masks > 1:
+            drawn = _draw_masks(n, hidden, masks, orders, mask_seed)
+            places = [_of_variables(drawn[0], inputs[0]) if orders else None, *drawn[1:], _of_variables(drawn[0], raw[0]) if orders else None]
+            wires = [_count_read(below, above, *at, last=above is degrees[-1])
+                     for (below, above), at in zip(itertools.pairwise(degrees), itertools.pairwise(places), strict=True)]
+            between = _count_read(degrees[0], degrees[-1], places[0], places[-1], last=True)
         width = len(degrees[-1])
-        return wires + sum(hidden) + width + context_dim * (hidden[0] + width)
+        return sum(wires) + sum(hidden) + width + context_dim * (hidden[0] + width) + (between if direct else 0)
 
     @property
     def num_parameters(self) -> int:
-        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
+        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden, direct=self.direct_weight is not None, masks=self.masks,
+                          orders=self.orders is not None, mask_seed=self.mask_seed)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         m = x.shape[-1]
-        h = self.output.encode(x).flatten(-2)
-        for i, (layer, bias) in enumerate(zip(self._wired(), self._biases(context), strict=True)):
+        features = h = self.output.encode(x).flatten(-2)
+        seen_now = self._seen_now(context)
+        for i, layer in enumerate(seen_now.layers):
             # Of the first m variables; what later ones need is left out.
             units = slice(None) if m == self.num_variables else slice(
                 m * self.output.raw if i == len(self.hidden) else int((layer.degrees < m).sum()))
             inner = i < len(self.hidden)
-            h = staircase(h, layer.weight[units, :h.shape[-1]], bias[..., units], layer.ends[units], units_first=inner)
+            h = staircase(h, layer.weight[units, :h.shape[-1]], layer.bias[..., units], layer.ends[units], units_first=inner)
             if inner:
                 h = ACTIVATIONS[self.activation](h)
+        if seen_now.direct is not None:
+            ends = self._before()[:m * self.output.raw]
+            h = h + staircase(features, seen_now.direct[:len(ends), :features.shape[-1]], h.new_zeros(len(ends)), ends)
         return h.unflatten(-1, (m, self.output.raw))
 
     def _wired(self) -> list["_Wired"]:
         return list(self.layers)  # type: ignore[arg-type]
+
+    def _before(self) -> Tensor:
+        """How many features of earlier variables there are for each raw parameter."""
+        places = torch.arange(self.num_variables, device=self._wired()[0].bias.device)
+        return (places * self.output.inputs).repeat_interleave(self.output.raw)
+
+    def _places(self) -> list[Tensor | None]:
+        """Where the features, the units of each layer and the raw parameters lie that the mask puts first, second and so on; None: where they are."""
+        order = None if self.orders is None else self.orders[self.mask]
+        of_variables = [None if order is None else _of_variables(order, each) for each in (self.output.inputs, self.output.raw)]
+        return [of_variables[0], *(getattr(self, f"units_{layer}")[self.mask] for layer in range(len(self.hidden))), of_variables[1]]
+
+    def _seen_now(self, context: Tensor | None) -> "_Seen":
+        """The weights as the present mask sees them, its units sorted by degree and its variables in the order of the chain."""
+        layers, biases = self._wired(), self._biases(context)
+        direct: Tensor | None = self.direct_weight
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        if self.masks > 1:
+            places = self._places()
+            weights = [_taken(_taken(w, 0, above), 1, below) for w, (below, above) in zip(weights, itertools.pairwise(places), strict=True)]
+            biases = [_taken(b, -1, here) for b, here in zip(biases, places[1:], strict=True)]
+            direct = None if direct is None else _taken(_taken(direct, 0, places[-1]), 1, places[0])
+        return _Seen([_Layer(w, b, layer.ends, layer.degrees) for w, b, layer in zip(weights, biases, layers, strict=True)], direct)
 
     def _biases(self, context: Tensor | None) -> list[Tensor]:
         """What is added to each layer; the context reaches the first and the last."""
@@ -91,15 +150,16 @@ class MADENet(Net):
         return biases
 
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
-        layers, biases = self._wired(), self._biases(context)
+        layers, direct = self._seen_now(context)
         # ends[l][m]: how many units of layer l are known after m variables; those of the last layer are needed then
         places = torch.arange(self.num_variables)
         degrees = [places.repeat_interleave(self.output.inputs) + 1, *(layer.degrees.cpu() for layer in layers[:-1])]
         ends = [torch.searchsorted(d, places, right=True).tolist() for d in degrees]
         known = [layers[0].weight.new_zeros(rows, len(d)) for d in degrees]
-        return {"known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": biases, "i": 0, "done": -1, "block": None,
-                "ends": [*ends, ((places + 1) * self.output.raw).tolist()], "open": [None] * len(biases),
-                "weights": [layer.weight.mT for layer in layers], "store": self._store()}
+        return {"known": known, "inputs": known[0].split(self.output.inputs, 1), "biases": [layer.bias for layer in layers], "i": 0, "done": -1,
+                "block": None, "ends": [*ends, ((places + 1) * self.output.raw).tolist()], "open": [None] * len(layers), "layers": layers,
+                "weights": [layer.weight.mT for layer in layers], "store": self._store(),
+                "direct": None if direct is None else direct.mT.split(self.output.raw, 1)}
 
     def _store(self) -> Callable[[Tensor, Tensor], Any]:
         """How activations are written where they belong; vmap has no rule for the faster way."""
@@ -128,7 +188,11 @@ class MADENet(Net):
         if j == 0:
             state["open"][-1] = self._open_block(state, len(self.hidden))
         before, below, weights, _ = state["open"][-1]
-        return torch.addmm(before[j], below, weights[j])
+        raw = torch.addmm(before[j], below, weights[j])
+        if state["direct"] is None:
+            return raw
+        read = i * self.output.inputs
+        return torch.addmm(raw, state["known"][0][:, :read], state["direct"][i][:read])
 
     def prefill(self, state: Any, values: Tensor) -> None:
         first, state["i"], state["block"] = state["i"], state["i"] + values.shape[-1], None
@@ -138,7 +202,7 @@ class MADENet(Net):
         for layer in range(len(self.hidden)):
             units = slice(ends[layer + 1][state["done"]] if state["done"] >= 0 else 0, ends[layer + 1][state["i"] - 1])
             inner = slice(ends[layer][state["i"] - 1])
-            wired = self._wired()[layer]
+            wired = state["layers"][layer]
             h = staircase(known[layer][:, inner], wired.weight[units, inner], state["biases"][layer][..., units], wired.ends[units])
             known[layer + 1][:, units] = ACTIVATIONS[self.activation](h)
         state["done"] = state["i"] - 1
@@ -167,6 +231,20 @@ class MADENet(Net):
         split: Any = torch.split if transforms_active() else torch.unsafe_split_with_sizes
         own = split(known[layer + 1][:, units], sizes, 1) if layer < len(self.hidden) else ()
         return split(before, sizes, 1), known[layer][:, inside], split(weight[inside], sizes, 1), own
+
+
+class _Layer(NamedTuple):
+    """A layer as a mask sees it, its units sorted."""
+
+    weight: Tensor
+    bias: Tensor
+    ends: Tensor
+    degrees: Tensor
+
+
+class _Seen(NamedTuple):
+    layers: list[_Layer]
+    direct: Tensor | None
 
 
 class _Wired(nn.Module):
@@ -207,8 +285,39 @@ def _count_wires(below: Tensor, above: Tensor, *, last: bool) -> int:
     return int(torch.searchsorted(below, above, right=not last).sum())
 
 
+def _count_read(below: Tensor, above: Tensor, columns: Tensor | None, rows: Tensor | None, *, last: bool) -> int:
+    """How many pairs one of the masks wires at least, whose units lie at `columns` and `rows` `(masks, units)`; None: where they are."""
+    wired = seen(torch.searchsorted(below, above, right=not last), len(below))
+    masks = [t for t in (rows, columns) if t is not None]
+    read = torch.zeros_like(wired) if masks else wired
+    for mask in range(len(masks[0]) if masks else 0):
+        of_rows, of_columns = (None if t is None else t[mask].argsort() for t in (rows, columns))
+        read |= _taken(_taken(wired, 0, of_rows), 1, of_columns)
+    return int(read.sum())
+
+
+def _draw_masks(n: int, hidden: Sequence[int], masks: int, orders: bool, seed: int) -> list[Tensor]:
+    """Of each mask an order of the variables, as they come unless `orders`, and of the units of each layer, by degree; `(masks, size)` each."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    of_variables = random_orders(masks, n, generator=generator)
+    return [of_variables if orders else torch.arange(n, device="cpu").expand(masks, n), *(random_orders(masks, size, generator=generator) for size in hidden)]
+
+
+def _of_variables(order: Tensor, each: int) -> Tensor:
+    """Where the `each` numbers of every variable lie, in the order of these `(*L, n)`."""
+    return (order.unsqueeze(-1) * each + torch.arange(each, device=order.device)).flatten(-2)
+
+
+def _taken(t: Tensor, dim: int, places: Tensor | None) -> Tensor:
+    return t if places is None else t.index_select(dim, places)
+
+
 class MADE(Family):
     r"""Masked autoencoder for distribution estimation: a feed-forward net of any depth, one pass for all conditionals.
+
+    With several `masks` one set of weights is trained under all of them, each step under one that is drawn, and a call gives the mixture of their
+    joints: probabilities are averaged, never logits. With `order='random'` each mask has an order of its own too. The mixture is one joint: what
+    is hidden is answered exactly where every order can, and where the orders differ it has no conditionals of its own.
 
     Args:
         event_shape: An int or a tuple.
@@ -217,20 +326,77 @@ class MADE(Family):
         context_dim: Width of the context, 0 for none.
         order: None (raster scan), a permutation of the flattened event, or 'random'.
         activation: 'relu', 'sigmoid' or 'tanh'.
-        generator: For a random order.
+        direct: Connect the variables with the raw parameters of later ones directly too: what `FVSBN` is, beside the hidden layers. They start at zero.
+        masks: How many, drawn once and for all. Those of the paper draw the degree of each unit by itself; these deal evenly spread ones.
+        mask_seed: Of the masks, and of their orders.
+        generator: For the random order of one mask.
+
+    Raises:
+        ValueError: Sizes that do not fit, or several orders of variables with outputs of their own.
 
     Source:
-        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML.
+        Germain, Gregor, Murray, Larochelle (2015), *MADE: masked autoencoder for distribution estimation*, ICML; `direct`: eq. 11; `order` and
+        `masks`: sections 4.2 (order-agnostic training) and 4.3 (connectivity-agnostic training).
 
     Example:
         >>> MADE(event_shape=(1, 4, 4), hidden=(32, 32))().event_shape
         torch.Size([1, 4, 4])
+        >>> MADE(event_shape=(1, 4, 4), order="random", masks=8)().component_log_joint(torch.zeros(1, 4, 4)).shape
+        torch.Size([8])
     """
 
     net_type = MADENet
 
     def __init__(self, event_shape: int | Sequence[int], hidden: Sequence[int] | int = (100,),
                  output: Output | None = None, context_dim: int = 0,
-                 order: Tensor | Sequence[int] | str | None = None, *, activation: str = "relu",
-                 generator: Generator | None = None) -> None:
-        self._make(event_shape, output, context_dim, order, generator, hidden=hidden, activation=activation)
+                 order: Tensor | Sequence[int] | str | None = None, *, activation: str = "relu", direct: bool = False, masks: int = 1,
+                 mask_seed: int = 0, generator: Generator | None = None) -> None:
+        several = isinstance(masks, int) and masks > 1 and isinstance(order, str)
+        if several:
+            make_order(order, 1)  # refuses other words
+        self._make(event_shape, output, context_dim, None if several else order, generator, hidden=hidden, activation=activation, direct=direct,
+                   masks=masks, orders=several, mask_seed=mask_seed)
+
+    @classmethod
+    def options_of_net(cls, asked: dict[str, Any]) -> dict[str, Any]:
+        return {**super().options_of_net(asked), "orders": asked["masks"] > 1 and isinstance(asked["order"], str)}
+
+    def forward(self, context: Tensor | None = None, order: Tensor | None = None) -> Joint:
+        """The joint of the present weights, buffers and mode; of several masks the mixture of their joints.
+
+        Args:
+            context: `(*B, context_dim)`.
+            order: Instead of the family's own, where there is one mask.
+        """
+        joint = super().forward(context, order)
+        if self.masks == 1:
+            return joint
+        require(order is None, "a MADE of several masks takes no order but theirs", order)
+        return Averaged(torch.zeros(self.masks, dtype=joint.dtype, device=joint.device), [self._under(mask, joint) for mask in range(self.masks)])
+
+    def of_mask(self, mask: int, context: Tensor | None = None) -> Autoregressive:
+        """The joint under one of several masks, a component of the mixture that a call gives."""
+        require(isinstance(mask, int) and 0 <= mask < self.masks > 1, f"mask must be one of several, 0 to {self.masks - 1}", mask)
+        return self._under(mask, super().forward(context))
+
+    def _under(self, mask: int, joint: Autoregressive) -> Autoregressive:
+        asked = joint.arguments
+        orders = asked["buffers"].get("orders")
+        asked["buffers"]["mask"] = torch.full_like(asked["buffers"]["mask"], mask)
+        return Autoregressive(**{**asked, "order": joint.arguments["order"] if orders is None else orders[mask]})
+
+    def training_log_prob(self, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        r"""In training log p(x | context), or log p(x_visible | context), under a mask drawn for the step, `(N,)`, in nats; else that of the mixture.
+
+        Source:
+            Germain, Gregor, Murray, Larochelle (2015), *MADE*, ICML, sections 4.2 and 4.3.
+        """
+        if self.masks == 1 or not self.training:
+            return super().training_log_prob(x, context, visible)
+        joint = self.of_mask(int(torch.randint(self.masks, ())), context)
+        return joint.log_prob(x) if visible is None else joint.marginal(visible).log_prob(x)
+
+    @property
+    def masks(self) -> int:
+        """How many masks there are."""
+        return self.arguments["masks"]

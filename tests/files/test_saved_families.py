@@ -23,6 +23,7 @@ FAMILIES = {
     "NADE": lambda: par.NADE((2, 3), 4, Categorical(5, "one-hot"), order="random"),
     "relu NADE": lambda: par.NADE(6, 4, activation="relu"),
     "MADE": lambda: par.MADE(6, (5, 7), MixtureOfNormals(3), activation="tanh"),
+    "MADE of masks": lambda: par.MADE(6, (5, 7), order="random", masks=3, mask_seed=5, direct=True),
     "OrderlessNADE": lambda: par.OrderlessNADE(6, 4, LEVELS, activation="relu"),
     "PerDimensionMLP": lambda: par.PerDimensionMLP(6, (4, 3), Categorical(3), activation="relu"),
     "RecurrentAR": lambda: par.RecurrentAR(6, 4, Categorical(3), cell="lstm", layers=2, width=3, places=False),

@@ -20,7 +20,7 @@ FAMILIES = {
     "fvsbn": FVSBN,
     "nade": lambda *args, **kwargs: NADE(*args, hidden=4, **kwargs),
     "relu nade": lambda *args, **kwargs: NADE(*args, hidden=4, activation="relu", **kwargs),
-    "made": lambda *args, **kwargs: MADE(*args, hidden=(5, 4), activation="tanh", **kwargs),
+    "made": lambda *args, **kwargs: MADE(*args, hidden=(5, 4), activation="tanh", direct=True, **kwargs),
     "orderless": lambda *args, **kwargs: OrderlessNADE(*args, hidden=4, **kwargs),
     "per dimension": lambda *args, **kwargs: PerDimensionMLP(*args, hidden=3, **kwargs),
     "gru": lambda *args, **kwargs: RecurrentAR(*args, hidden=4, **kwargs),

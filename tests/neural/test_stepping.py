@@ -87,7 +87,8 @@ NETS = {
     "nade": lambda *a: NADENet(*a, hidden=6),
     "relu nade": lambda *a: NADENet(*a, hidden=6, activation="relu"),
     "made": lambda *a: MADENet(*a, hidden=(7,)),
-    "deep made": lambda *a: MADENet(*a, hidden=(20, 3, 9), activation="tanh"),
+    "deep made": lambda *a: MADENet(*a, hidden=(20, 3, 9), activation="tanh", direct=True),
+    "masked made": lambda *a: MADENet(*a, hidden=(7, 5), masks=3, direct=True),
     "orderless": lambda *a: OrderlessNADENet(*a, hidden=6),
     "per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=4),
     "deep per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=(4, 3, 5), activation="relu"),
@@ -134,7 +135,7 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
 @pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep per dimension", "gru", "deep lstm", "transformer", "any-order transformer"])
 def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
     """Longer than any block of steps."""
-    make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90))}[name]
+    make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90), masks=2, orders=True, direct=True)}[name]
     net, x, known = _prepared(make(90, outputs.Categorical(3), 2))
     with torch.no_grad():
         whole = net.in_chain(x, **known)
