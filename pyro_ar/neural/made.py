@@ -15,7 +15,7 @@ from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
 from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.neural.family import Family
-from pyro_ar.neural.net import Net, as_event_shape, transforms_active
+from pyro_ar.neural.net import Net, as_event_shape, as_hidden, transforms_active
 from pyro_ar.neural.staircase import seen, staircase
 from pyro_ar.order import make_order, random_orders
 from pyro_ar.outputs import Output
@@ -56,7 +56,7 @@ class MADENet(Net):
         super().__init__(event_shape, output, context_dim)
         require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
         require(isinstance(masks, int) and masks >= 1, "masks must be 1 or more", masks)
-        self.hidden, self.activation, self.masks, self.mask_seed = _as_hidden(hidden), activation, masks, mask_seed
+        self.hidden, self.activation, self.masks, self.mask_seed = as_hidden(hidden), activation, masks, mask_seed
         n = self.num_variables
         one = not (masks > 1 and orders) or len(set(output.variables(n))) == 1
         require(one, "variables with outputs of their own take one order, not one for each mask", output)
@@ -79,7 +79,7 @@ class MADENet(Net):
               direct: bool = False, masks: int = 1, orders: bool = False, mask_seed: int = 0, **unused: Any) -> int:
         """`num_parameters` of such a net; of several masks, the weights that one of them reads at least, in a table of bits for each layer."""
         n = math.prod(as_event_shape(event_shape))
-        each, hidden = output.variables(n), _as_hidden(hidden)
+        each, hidden = output.variables(n), as_hidden(hidden)
         inputs, raw = [o.inputs for o in each], [o.raw for o in each]
         degrees = _degrees(inputs, raw, context_dim, hidden)
         wires = [_count_wires(below, above, last=above is degrees[-1]) for below, above in itertools.pairwise(degrees)]
@@ -262,13 +262,6 @@ class _Wired(nn.Module):
         wired = torch.randn(len(above), len(below)) * seen(ends, len(below))
         self.weight = nn.Parameter(wired * gain / ends[:, None].clamp(min=1).sqrt())
         self.bias = nn.Parameter(torch.zeros(len(above)))
-
-
-def _as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
-    hidden = tuple(hidden) if isinstance(hidden, Sequence) else (hidden,)
-    require(len(hidden) > 0 and all(isinstance(k, int) and k > 0 for k in hidden),
-            "hidden must be positive ints, one per layer", hidden)
-    return hidden
 
 
 def _degrees(inputs: Sequence[int], raw: Sequence[int], context_dim: int, hidden: tuple[int, ...]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from pyro_ar.outputs import Output
 from pyro_ar.recorded import Recorded
 from pyro_ar.transforms import transforms_active
 
-__all__ = ["AnyOrderNet", "Net", "as_event_shape", "as_rows", "transforms_active"]
+__all__ = ["AnyOrderNet", "Net", "as_event_shape", "as_hidden", "as_rows", "transforms_active"]
 
 
 class Net(Recorded, nn.Module):
@@ -188,6 +188,14 @@ def as_event_shape(event_shape: int | Sequence[int]) -> Size:
     require(len(shape) > 0 and all(isinstance(k, int) and k > 0 for k in shape),
             "event_shape must be a positive int or a tuple of them", event_shape)
     return Size(shape)
+
+
+def as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
+    """Sizes of hidden layers from one of them or a sequence."""
+    hidden = tuple(hidden) if isinstance(hidden, Sequence) else (hidden,)
+    require(len(hidden) > 0 and all(isinstance(k, int) and k > 0 for k in hidden),
+            "hidden must be positive ints, one per layer", hidden)
+    return hidden
 
 
 def as_rows(context: Tensor | None, weight: Tensor | None, rows: int, bias: Tensor) -> Tensor:

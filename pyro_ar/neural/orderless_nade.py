@@ -2,6 +2,7 @@ r"""The order-agnostic NADE net: one set of weights, an order per row, and input
 
 What a known variable adds to the hidden layer depends on which variable it is and on its value. For discrete variables those
 sums stand in one table, so that a step is one gather. As in `nade`, the lean form keeps one pre-activation per block of steps.
+With several hidden layers each step is a pass of the layers behind the first one, as many steps at once as memory allows.
 """
 
 import itertools
@@ -15,10 +16,12 @@ import torch.nn.functional as F
 
 from torch import Generator, Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
+from pyro_ar.budget import at_once
 from pyro_ar.neural.family import Family
 from pyro_ar.neural.nade import ACTIVATIONS, BLOCK, MOVE, OneLayerNet, odds_hold, pieces, sigmoids_by_odds
-from pyro_ar.neural.net import AnyOrderNet, as_event_shape, as_rows, transforms_active
+from pyro_ar.neural.net import AnyOrderNet, as_event_shape, as_hidden, as_rows, transforms_active
 from pyro_ar.outputs import Output
 
 __all__ = ["OrderlessNADE", "OrderlessNADENet", "orderless_chain", "plain_orderless_chain"]
@@ -27,41 +30,95 @@ __all__ = ["OrderlessNADE", "OrderlessNADENet", "orderless_chain", "plain_orderl
 class OrderlessNADENet(OneLayerNet, AnyOrderNet):
     r"""a_1 = c, a_{i+1} = a_i + U_{o_i} + encode(x_{o_i}) W_{o_i}, raw_i = b_{o_i} + activation(a_i) V_{o_i}.
 
+    Deeper layers h <- activation(h A_l + e_l) stand between activation(a_i) and V: a_i is summed step by step all the same, and the rest is a
+    pass for each variable.
+
     Shapes:
         - `input_weight` W `(n, inputs, hidden)`, `known_weight` U `(n, hidden)`, `output_weight` V `(n, hidden, raw)`,
           `hidden_bias` c `(hidden,)`, `output_bias` b `(n, raw)`; with a context `hidden_context`
           `(context_dim, hidden)` is added to c and `output_context` `(context_dim, n * raw)` to b.
+        - with several hidden layers W, U and c lead to the first of them and V comes from the last; between them
+          `deep.l.weight` `(units, units below)` and `deep.l.bias` `(units,)`.
 
     Source:
-        Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML.
+        Uria, Murray, Larochelle (2014), *A deep and tractable density estimator*, ICML; several layers: section 4.
     """
 
-    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100,
+    def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: Sequence[int] | int = 100,
                  activation: str = "sigmoid") -> None:
-        super().__init__(event_shape, output, context_dim, hidden=hidden, activation=activation)
-        self.known_weight = nn.Parameter(torch.zeros(self.num_variables, hidden))
+        layers = as_hidden(hidden)
+        super().__init__(event_shape, output, context_dim, hidden=layers[0], activation=activation)
+        self.known_weight = nn.Parameter(torch.zeros(self.num_variables, layers[0]))
+        self.layers = layers
+        deep = [nn.Linear(below, above) for below, above in itertools.pairwise(layers)]
+        for layer in deep:
+            nn.init.normal_(layer.weight, std=math.sqrt((2 if activation == "relu" else 1) / layer.in_features))
+            nn.init.zeros_(layer.bias)
+        self.deep = nn.ModuleList(deep)
+        if self.deep:
+            self.output_weight = nn.Parameter(torch.randn(self.num_variables, layers[-1], output.raw) * (0.5 / math.sqrt(layers[-1])))
 
     @classmethod
-    def count(cls, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 100, **unused: Any) -> int:
-        n = math.prod(as_event_shape(event_shape))
+    def count(cls, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: Sequence[int] | int = 100, **unused: Any) -> int:
+        n, layers = math.prod(as_event_shape(event_shape)), as_hidden(hidden)
         raw, inputs, _ = output.totals(n)
-        return hidden * (inputs + n + raw) + (1 + context_dim) * (hidden + raw)
+        deep = sum((below + 1) * above for below, above in itertools.pairwise(layers))
+        return layers[0] * (inputs + n) + deep + layers[-1] * raw + (1 + context_dim) * (layers[0] + raw)
 
     @property
     def num_parameters(self) -> int:
-        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.hidden)
+        return self.count(self.event_shape, self.output, self.context_dim, hidden=self.layers)
 
     def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         rows, m = x.shape
         order = torch.arange(m, device=x.device).expand(rows, m) if order is None else order
         a = as_rows(context, self.hidden_context, rows, self.hidden_bias)
-        table, index, scale = self._terms(x, order)
-        return orderless_chain(table, index, scale, order, a, self.output_weight, self.activation) + self._bias(context, order)
+        terms = self._terms(x, order)
+        if self.deep:
+            return self._passes(*terms, order, a) + self._bias(context, order)
+        return orderless_chain(*terms, order, a, self.output_weight, self.activation) + self._bias(context, order)
+
+    def _passes(self, table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor) -> Tensor:
+        """What `orderless_chain` gives, with a pass of the deeper layers for each step; of their activations those of one chunk are held at once."""
+        rows, n = order.shape
+        numbers = index.shape[-1] * self.layers[0] + sum(self.layers) + self.layers[-1] * self.output.raw
+        weights = [self.output_weight, *self._of_deep()]
+        raw = []
+        chunks = list(pieces(n, at_once(rows * numbers)))
+        for chunk in chunks:
+            of_chunk: Any = table, index[:, chunk], None if scale is None else scale[:, chunk], order[:, chunk], a, *weights
+            if torch.is_grad_enabled() and len(chunks) > 1 and not transforms_active():
+                found, a = checkpoint(self._chunk, *of_chunk, use_reentrant=False)
+            else:
+                found, a = self._chunk(*of_chunk)
+            raw.append(found)
+        return torch.cat(raw, 1)
+
+    def _chunk(self, table: Tensor, index: Tensor, scale: Tensor | None, order: Tensor, a: Tensor, V: Tensor, *deep: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw parameters of some steps, which begin at pre-activations `a`, and those behind them."""
+        terms = table[index]
+        added = (terms if scale is None else terms * scale.unsqueeze(-1)).sum(2)
+        a = a.unsqueeze(1) + torch.cat((torch.zeros_like(added[:, :1]), added.cumsum(1)), 1)
+        h = self._through(a[:, :-1], *deep)
+        return (h.unsqueeze(-2) @ V[order]).squeeze(-2), a[:, -1]
+
+    def _of_deep(self) -> tuple[Tensor, ...]:
+        """Weight and bias of each deeper layer in turn."""
+        layers: Any = self.deep
+        return tuple(p for layer in layers for p in (layer.weight, layer.bias))
+
+    def _through(self, a: Tensor, *deep: Tensor) -> Tensor:
+        """The last hidden layer from the pre-activations of the first; weights and biases of the deeper ones where they are not the net's."""
+        act = ACTIVATIONS[self.activation]
+        h, own = act(a), deep or self._of_deep()
+        for weight, bias in zip(own[::2], own[1::2], strict=True):
+            h = act(F.linear(h, weight, bias))
+        return h
 
     def given_known(self, x: Tensor, known: Tensor, context: Tensor | None = None) -> Tensor:
         a = as_rows(context, self.hidden_context, len(x), self.hidden_bias) + self._of_known(x, known)
         n, _, raw = self.output_weight.shape
-        out = ACTIVATIONS[self.activation](a) @ self.output_weight.transpose(0, 1).flatten(1)
+        out = self._through(a) @ self.output_weight.transpose(0, 1).flatten(1)
         return out.unflatten(-1, (n, raw)) + as_rows(context, self.output_context, len(x), self.output_bias)
 
     def _of_known(self, x: Tensor, known: Tensor) -> Tensor:
@@ -109,7 +166,7 @@ class OrderlessNADENet(OneLayerNet, AnyOrderNet):
             state["a"].add_(_added(*self._terms(value, state["order"][:, state["i"]], state["table"])))
             state["i"] += 1
         here = state["order"][:, state["i"]]
-        h = ACTIVATIONS[self.activation](state["a"]).unsqueeze(-1)
+        h = self._through(state["a"]).unsqueeze(-1)
         return state["bias"][:, state["i"]] + (h * self.output_weight.index_select(0, here)).sum(1)
 
     def prefill(self, state: Any, values: Tensor) -> None:
@@ -297,13 +354,16 @@ class OrderlessNADE(Family):
     Its joints are not `coherent`: `marginal` and `given` are exact for the chain that puts the visible variables
     first, row by row, in one pass. Train it on random orders: `family(context, order=par.order.random_orders(len(x), n))`.
 
+    With several hidden layers `log_prob` and `marginal` cost a pass of the deeper layers per visible variable, which run in chunks that fit memory
+    (gradients too: a chunk is computed again for them); training by `par.fit` costs one pass, as with one layer.
+
     Args:
         event_shape: An int or a tuple.
-        hidden: Hidden units.
+        hidden: Hidden units, an int for one layer, or those of each.
         output: `Bernoulli()` unless given.
         context_dim: Width of the context, 0 for none.
         order: Order of `log_prob` where none is asked for: None (raster scan), a permutation, or 'random'.
-        activation: 'sigmoid' or 'relu'.
+        activation: 'sigmoid' or 'relu', which suits several layers.
         generator: For a random order.
 
     Source:
@@ -317,7 +377,7 @@ class OrderlessNADE(Family):
 
     net_type = OrderlessNADENet
 
-    def __init__(self, event_shape: int | Sequence[int], hidden: int = 100, output: Output | None = None,
+    def __init__(self, event_shape: int | Sequence[int], hidden: Sequence[int] | int = 100, output: Output | None = None,
                  context_dim: int = 0, order: Tensor | Sequence[int] | str | None = None, *,
                  activation: str = "sigmoid", generator: Generator | None = None) -> None:
         self._make(event_shape, output, context_dim, order, generator, hidden=hidden, activation=activation)

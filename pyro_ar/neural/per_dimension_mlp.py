@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from pyro_ar.checks import require
 from pyro_ar.neural.family import Family
-from pyro_ar.neural.net import Net, as_event_shape
+from pyro_ar.neural.net import Net, as_event_shape, as_hidden
 from pyro_ar.outputs import Output, PerVariable
 
 __all__ = ["PerDimensionMLP", "PerDimensionMLPNet"]
@@ -34,7 +34,7 @@ class PerDimensionMLPNet(Net):
                  activation: str = "tanh") -> None:
         super().__init__(event_shape, output, context_dim)
         require(activation in ACTIVATIONS, f"activation must be one of {sorted(ACTIVATIONS)}", activation)
-        self.hidden, self.activation = _as_hidden(hidden), activation
+        self.hidden, self.activation = as_hidden(hidden), activation
         n, inputs, first, last = self.num_variables, output.inputs, self.hidden[0], self.hidden[-1]
         before = torch.arange(n).clamp(min=1).mul(inputs).sqrt().unsqueeze(-1)  # what a unit sums over
         self.input_weight = nn.Parameter(torch.randn(n, inputs, n, first) / before)
@@ -47,7 +47,7 @@ class PerDimensionMLPNet(Net):
     @classmethod
     def count(cls, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: Sequence[int] | int = 16,
               **unused: Any) -> int:
-        n, hidden = math.prod(as_event_shape(event_shape)), _as_hidden(hidden)
+        n, hidden = math.prod(as_event_shape(event_shape)), as_hidden(hidden)
         asked, read = n, output.inputs * n * (n - 1) // 2  # networks, and the features that they read
         if isinstance(output, PerVariable):  # a certain variable asks nothing of its network
             each = output.variables(n)
@@ -107,12 +107,6 @@ class _Deep(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n, below, above) / math.sqrt(below))
         self.bias = nn.Parameter(torch.zeros(n, above))
-
-
-def _as_hidden(hidden: Sequence[int] | int) -> tuple[int, ...]:
-    hidden = tuple(hidden) if isinstance(hidden, Sequence) else (hidden,)
-    require(len(hidden) > 0 and all(isinstance(k, int) and k > 0 for k in hidden), "hidden must be positive ints, one per layer", hidden)
-    return hidden
 
 
 class PerDimensionMLP(Family):

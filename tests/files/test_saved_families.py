@@ -25,6 +25,7 @@ FAMILIES = {
     "MADE": lambda: par.MADE(6, (5, 7), MixtureOfNormals(3), activation="tanh"),
     "MADE of masks": lambda: par.MADE(6, (5, 7), order="random", masks=3, mask_seed=5, direct=True),
     "OrderlessNADE": lambda: par.OrderlessNADE(6, 4, LEVELS, activation="relu"),
+    "deep OrderlessNADE": lambda: par.OrderlessNADE(6, (4, 3), LEVELS, activation="relu", order="random"),
     "PerDimensionMLP": lambda: par.PerDimensionMLP(6, (4, 3), Categorical(3), activation="relu"),
     "RecurrentAR": lambda: par.RecurrentAR(6, 4, Categorical(3), cell="lstm", layers=2, width=3, places=False),
     "CausalTransformer": lambda: par.CausalTransformer((1, 2, 3), 8, 2, 4, MixtureOfNormals(3), order="random", key_heads=2),

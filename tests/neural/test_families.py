@@ -22,6 +22,7 @@ FAMILIES = {
     "relu nade": lambda *args, **kwargs: NADE(*args, hidden=4, activation="relu", **kwargs),
     "made": lambda *args, **kwargs: MADE(*args, hidden=(5, 4), activation="tanh", direct=True, **kwargs),
     "orderless": lambda *args, **kwargs: OrderlessNADE(*args, hidden=4, **kwargs),
+    "deep orderless": lambda *args, **kwargs: OrderlessNADE(*args, hidden=(4, 3), **kwargs),
     "per dimension": lambda *args, **kwargs: PerDimensionMLP(*args, hidden=3, **kwargs),
     "gru": lambda *args, **kwargs: RecurrentAR(*args, hidden=4, **kwargs),
     "lstm": lambda *args, **kwargs: RecurrentAR(*args, hidden=3, cell="lstm", layers=2, **kwargs),
@@ -111,7 +112,7 @@ def cases():
                 if output is MIXED and setting is orders and "order" not in name:  # refused: each variable has an output of its own
                     continue
                 # Of families that share a net, one stands for both.
-                usual = k == (3 * i + j) % len(SETTINGS) and name != "lstm"
+                usual = k == (3 * i + j) % len(SETTINGS) and name not in ("lstm", "deep orderless")
                 for check in CHECKS:
                     drawn = check.__name__ in ("samples_follow_log_prob", "given_samples_follow_log_prob") and "normal" in kind and name != "nade"
                     slow = [] if usual and not drawn else [pytest.mark.slow]

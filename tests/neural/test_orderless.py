@@ -8,11 +8,12 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
-from pyro_ar.neural import OrderlessNADENet, nade
+from pyro_ar import budget
+from pyro_ar.neural import OrderlessNADENet, OverOrders, nade
 from pyro_ar.neural import orderless_nade as module
 from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.neural.orderless_nade import OrderlessNADE, orderless_chain, plain_orderless_chain
-from pyro_ar.order import random_orders
+from pyro_ar.order import random_orders, visible_first
 from pyro_ar.outputs import Bernoulli, Categorical, Normal
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -31,13 +32,15 @@ def values(output, rows, n):
 
 
 def by_hand(net, x, order):
-    """One row and one variable at a time; `x` in the order of its row."""
+    """One row and one variable at a time, layer by layer; `x` in the order of its row."""
     raw = torch.empty(*x.shape, net.output.raw)
     act = (lambda p: 1 / (1 + math.exp(-p))) if net.activation == "sigmoid" else (lambda p: max(p, 0.0))
     for r in range(len(x)):
         pre = net.hidden_bias.clone()
         for i, j in enumerate(order[r].tolist()):
             h = torch.tensor([act(float(p)) for p in pre])
+            for layer in net.deep:
+                h = torch.tensor([act(float(p)) for p in layer.weight @ h + layer.bias])
             raw[r, i] = net.output_bias[j] + h @ net.output_weight[j]
             pre = pre + net.known_weight[j] + net.output.encode(x[r, i]) @ net.input_weight[j]
     return raw
@@ -200,3 +203,75 @@ def test_gradients_of_x_are_right_where_a_tensor_does_not_tell_that_it_needs_the
     torch.testing.assert_close(gradient(weights, x), each)
     one = Autoregressive(net, {k: w[0] for k, w in weights.items()}, output, validate_args=False)
     torch.testing.assert_close(torch.func.jacfwd(one.log_prob)(x[0]), each[0])
+
+
+def a_deep_net(output, **options):
+    return a_net(output, n=9, hidden=(5, 4, 3), activation="relu", **options)
+
+
+@pytest.mark.parametrize("output", [Bernoulli(), Categorical(3), Normal()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_value_of_several_layers(rows, output) -> None:
+    net, x, order = a_deep_net(output), values(output, rows, 9), random_orders(rows, 9)
+    with torch.no_grad():
+        assert_close(net(x, None, order), by_hand(net, x, order))
+
+
+@pytest.mark.parametrize("output", [Categorical(3), Normal()], ids=lambda o: type(o).__name__)
+def test_several_layers_pass_in_chunks_that_fit(output, monkeypatch) -> None:
+    """All at once and two steps at a time: value, gradients and their gradients; without a graph kept, each chunk holds no more than a turn."""
+    net, order = a_deep_net(output, context_dim=2), random_orders(7, 9)
+    x, context = values(output, 7, 9), torch.randn(7, 2)
+    if output.num_states is None:
+        x.requires_grad_()
+    leaves = [*net.parameters(), *([x] if x.requires_grad else [])]
+    found, steps = [], []
+    chunk = OrderlessNADENet._chunk
+    monkeypatch.setattr(OrderlessNADENet, "_chunk", lambda self, table, index, *rest: steps.append(index.shape[1]) or chunk(self, table, index, *rest))
+    numbers = (1 + output.inputs if output.num_states is None else 1) * 5 + 12 + 3 * output.raw
+    for turn in (10**9, 7 * 2 * numbers + 1):
+        monkeypatch.setattr(budget, "TURN", turn)
+        steps.clear()
+        raw = net(x, context, order)
+        assert steps == ([9] if turn == 10**9 else [2, 2, 2, 2, 1])
+        first = torch.autograd.grad(raw.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        found.append([raw, *first, *second])
+    for at_once, in_chunks in zip(*found, strict=True):
+        assert_close(in_chunks, at_once)
+    with torch.no_grad():
+        assert_close(net(x, context, order), found[0][0])
+
+
+def test_several_layers_are_trained_in_one_pass_and_answered_in_any_order() -> None:
+    family = OrderlessNADE(6, (5, 4), context_dim=2)
+    x, context = values(Bernoulli(), 4, 6), torch.randn(4, 2)
+    torch.manual_seed(5)
+    drawn = family.training_log_prob(x, context)
+    torch.manual_seed(5)
+    many = torch.full((4, 1), 6)
+    shown = (torch.rand(4, 1) * many).floor()
+    known = torch.rand(4, 6).argsort(-1).argsort(-1) < shown
+    for r in range(4):  # every variable that is not shown, scored by a chain in which it stands right behind those that are
+        total = 0.0
+        for i in (~known[r]).nonzero().flatten().tolist():
+            order = torch.tensor([*known[r].nonzero().flatten().tolist(), i, *(j for j in range(6) if j != i and not known[r, j])])
+            total += family(context[r], order).conditional_log_prob(x[r])[i]
+        assert_close(drawn[r], total * 6 / (6 - shown[r, 0]))
+    mixture = OverOrders(family, 3)
+    each = torch.stack([family(context, order).log_prob(x) for order in mixture.orders])
+    assert_close(mixture(context).log_prob(x), each.logsumexp(0) - math.log(3))
+    visible = torch.rand(4, 6) < 0.5
+    order = visible_first(torch.arange(6), visible)
+    chain = family(context, order).conditional_log_prob(x)
+    assert_close(family(context).marginal(visible).log_prob(x), torch.where(visible, chain, 0).sum(-1))
+
+
+def test_parameters_of_several_layers_are_counted_as_used() -> None:
+    net = a_net(Categorical(3), n=4, hidden=(3, 5, 2), context_dim=2)
+    raw = net(torch.randint(3, (60, 4)).double(), torch.randn(60, 2), random_orders(60, 4))
+    grads = torch.autograd.grad((raw * torch.randn_like(raw)).sum(), list(net.parameters()))
+    assert sum(int((g != 0).sum()) for g in grads) == net.num_parameters == OrderlessNADE.count_parameters(4, (3, 5, 2), Categorical(3), 2)
+    assert OrderlessNADE.count_parameters(4, (3,)) == OrderlessNADE.count_parameters(4, 3)
+    with pytest.raises(ValueError, match="hidden must be positive ints, one per layer"):
+        OrderlessNADE(4, (3, 0))

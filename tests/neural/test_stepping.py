@@ -90,6 +90,7 @@ NETS = {
     "deep made": lambda *a: MADENet(*a, hidden=(20, 3, 9), activation="tanh", direct=True),
     "masked made": lambda *a: MADENet(*a, hidden=(7, 5), masks=3, direct=True),
     "orderless": lambda *a: OrderlessNADENet(*a, hidden=6),
+    "deep orderless": lambda *a: OrderlessNADENet(*a, hidden=(6, 3, 5), activation="relu"),
     "per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=4),
     "deep per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=(4, 3, 5), activation="relu"),
     "gru": lambda *a: RecurrentARNet(*a, hidden=5),
@@ -132,7 +133,8 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 39, 40, 41, 85])
-@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep per dimension", "gru", "deep lstm", "transformer", "any-order transformer"])
+@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep orderless", "deep per dimension", "gru", "deep lstm", "transformer",
+                                  "any-order transformer"])
 def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
     """Longer than any block of steps."""
     make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90), masks=2, orders=True, direct=True)}[name]
