@@ -86,18 +86,19 @@ def letters(quick, only=None):
     net = OverOrders(OrderlessNADE(128, 500, context_dim=26), 2)
     options = {"epochs": 2 if quick else 80, "batch_size": 256, "lr": 4e-3, "progress": False, "accelerator": "cpu"}
     shape = (16, 8)
-    small = MixtureDiscriminantAnalysis(5, image_shape=shape)
+    small = MixtureDiscriminantAnalysis(5, rank=0, image_shape=shape)
     pattern_net = PatternNet(128, members=1, steps=200 if quick else 6000, batch_size=128, weight_decay=0.05, ranks=False, image_shape=shape)
     models = {
         "Chow-Liu trees": GenerativeClassifier(ChowLiuTree, fit_options={"num_states": 2, "pseudocount": 1.0}),
         "MixtureDiscriminantAnalysis(5)": small,
+        "MixtureDiscriminantAnalysis(rank=0)": MixtureDiscriminantAnalysis(rank=0, image_shape=shape),
         "MixtureDiscriminantAnalysis()": MixtureDiscriminantAnalysis(image_shape=shape),
         "OrderlessNADE, 2 orders": GenerativeClassifier(net, fit_options=options),
         "PatternNet": pattern_net,
         "CorrectedClassifier(.(5), .)": CorrectedClassifier(small, pattern_net, image_shape=shape),
     }
     if quick:
-        del models["MixtureDiscriminantAnalysis()"]
+        del models["MixtureDiscriminantAnalysis(rank=0)"]
     for name in only or models:
         model = models[name]
         start = time.perf_counter()
@@ -108,7 +109,7 @@ def letters(quick, only=None):
             visible = random(128, share, len(test.x), generator=torch.Generator().manual_seed(3))
             log_p = np.concatenate([model.predict_log_proba(test.x[i:i + 50], visible[i:i + 50]) for i in range(0, len(test.x), 50)])
             cells.append(scores(log_p, test.y.numpy()))
-        print(f"{name:32s}", " ".join(f"{100 * c['accuracy']:.1f}" for c in cells), "|", " ".join(f"{c['log_score']:.3f}" for c in cells),
+        print(f"{name:36s}", " ".join(f"{100 * c['accuracy']:.1f}" for c in cells), "|", " ".join(f"{c['log_score']:.3f}" for c in cells),
               f"| fit {fitted - start:.0f} s, {time.perf_counter() - fitted:.0f} s", flush=True)
 
 

@@ -30,7 +30,7 @@ from pyro_ar.mixture import Mixture
 
 __all__ = ["MixtureDiscriminantAnalysis"]
 
-MAX_DENSE = 150  # features up to which the matrices are full unless told otherwise
+MAX_DENSE = 100  # features up to which the matrices are full unless told otherwise
 RANK = 15  # above
 
 GRID = {"num_components": (1, 6, (4, 6, 8, 10, 12)), "feature_transform": ("rank-normal", None), "shrinkage": (0.1, 0.3)}
@@ -67,7 +67,7 @@ class MixtureDiscriminantAnalysis(GenerativeClassifier):
         pooling: b, towards the pooled covariance within classes, from 0 to 1.
         prior_rows: r, how many rows the covariance of the class is worth to a component.
         rank: Of the scale matrices, which are then low rank plus diagonal (`LowRankStudentT`): mixtures of factor analysers.
-            None: full up to 150 cells, 15 above. 0: full.
+            None: full up to 100 cells, 15 above. 0: full.
         image_shape: `(height, width)` or with channels before; images moved by one pixel then widen the components. None: the rows' own
             shape, where they are not flat. `()`: no images.
         em_steps: Further steps of EM, under the same shrinkage. None: 2 for full matrices of training rows with hidden cells, else none.
