@@ -52,7 +52,7 @@ def test_evidence_is_the_product_of_one_step_predictions(strength):
         assert model.log_evidence(x).item() == pytest.approx(model.log_evidence(x[:1]).item() + sum(steps), abs=1e-5), name
 
 
-@pytest.mark.parametrize("strength", PRIORS.values(), ids=PRIORS)
+@pytest.mark.parametrize("strength", [PRIORS["one"], pytest.param(PRIORS["several"], marks=pytest.mark.slow)], ids=PRIORS)
 def test_evidences_of_all_data_sets_sum_to_one(strength):
     """By brute force: all 64 data sets of three rows over two variables with an order among rows, and 144 of two rows over three."""
     for sizes, count in (((2, 2), 3), ((2, 3, 2), 2)):

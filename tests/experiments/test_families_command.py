@@ -15,6 +15,7 @@ from pyro_ar.neural.registry import FAMILIES
 SMALL = ["--rows", "150", "--steps", "0.03", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_every_family_that_can_be_shown_is(tmp_path, capsys, monkeypatch):
     """All of them on a few rows, for a step or two; the second time nothing is trained."""
     arguments = ["families", *SMALL, "--levels", "2", "--out", str(tmp_path)]

@@ -114,7 +114,7 @@ def cases():
                 # Of families that share a net, one stands for both.
                 usual = k == (3 * i + j) % len(SETTINGS) and name not in ("lstm", "deep orderless")
                 for check in CHECKS:
-                    drawn = check.__name__ in ("samples_follow_log_prob", "given_samples_follow_log_prob") and "normal" in kind and name != "nade"
+                    drawn = check.__name__.endswith("samples_follow_log_prob") and "normal" in kind and (name, kind) != ("fvsbn", "normal")
                     slow = [] if usual and not drawn else [pytest.mark.slow]
                     found.append(pytest.param(check, setting, for_shape(make), output, id=f"{check.__name__}-{name}, {kind}, {setting.__name__}", marks=slow))
     return found

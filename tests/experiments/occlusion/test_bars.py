@@ -246,6 +246,7 @@ def test_the_nearest_share_answers(digits):
         assert found[row] == pytest.approx(chosen.classifiers_[share].predict_log_proba(test[row:row + 1], seen[row])[0])
 
 
+@pytest.mark.slow
 def test_one_setting_for_all_shares_would_starve_logistic_regression_on_iris():
     """scikit-learn with C = 1 has .953 on columns scaled by their ranges (5 folds); with the C that is best over five shares of hidden cells .91."""
     X, y = load_iris(return_X_y=True)

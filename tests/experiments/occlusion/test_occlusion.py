@@ -268,6 +268,7 @@ def test_answers_in_pieces_are_the_same(few, monkeypatch):
 # Several workers.
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_results(few, tmp_path):
     plan = Plan(few, **NETS | {"models": ("independent", "FVSBN")})
     alone = untimed(run(plan, results(plan, tmp_path / "alone")))
