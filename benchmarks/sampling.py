@@ -26,6 +26,8 @@ FAMILIES = {
     "PixelCNN, 64 wide": lambda shape: par.PixelCNN(shape, 64, 4),
     "gated PixelCNN": lambda shape: par.PixelCNN(shape, 32, 4, gated=True),
     "gated PixelCNN, 64 wide": lambda shape: par.PixelCNN(shape, 64, 4, gated=True),
+    "RowLSTM": lambda shape: par.RowLSTM(shape, 32, 3),
+    "DiagonalBiLSTM": lambda shape: par.DiagonalBiLSTM(shape, 32, 3),
     "WaveNet": lambda shape: par.WaveNet(shape, 32),
     "PerDimensionMLP": lambda shape: par.PerDimensionMLP(shape, 16),
     "RecurrentAR, GRU": lambda shape: par.RecurrentAR(shape, 128),

@@ -28,6 +28,7 @@ from .neural import (
     AnyOrderTransformer,
     Autoregressive,
     CausalTransformer,
+    DiagonalBiLSTM,
     Family,
     MixtureChain,
     Net,
@@ -36,16 +37,17 @@ from .neural import (
     PerDimensionMLP,
     PixelCNN,
     RecurrentAR,
+    RowLSTM,
     WaveNet,
 )
 from .tables import BayesNet, ChowLiuTree, FullTable, FullyIndependent, MarkovChain
 
 __all__ = [
-    "AnyOrderNet", "AnyOrderTransformer", "Autoregressive", "BayesNet", "Bayesian", "CausalTransformer", "ChowLiuTree", "DiscriminantAnalysis",
-    "FVSBN", "Family", "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier", "IntractableError", "Joint", "JointImputer", "LatentTree",
-    "LogisticRegression", "LowRankGaussian", "LowRankStudentT", "MADE", "MarkovChain", "Mixture", "MixtureChain", "MixtureDiscriminantAnalysis",
-    "NADE", "Net", "OrderlessNADE", "OverOrders", "PerDimensionMLP", "PixelCNN", "RankNormal", "RecurrentAR", "StudentT", "Transformed", "WaveNet",
-    "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
+    "AnyOrderNet", "AnyOrderTransformer", "Autoregressive", "BayesNet", "Bayesian", "CausalTransformer", "ChowLiuTree", "DiagonalBiLSTM",
+    "DiscriminantAnalysis", "FVSBN", "Family", "FullTable", "FullyIndependent", "Gaussian", "GenerativeClassifier", "IntractableError", "Joint",
+    "JointImputer", "LatentTree", "LogisticRegression", "LowRankGaussian", "LowRankStudentT", "MADE", "MarkovChain", "Mixture", "MixtureChain",
+    "MixtureDiscriminantAnalysis", "NADE", "Net", "OrderlessNADE", "OverOrders", "PerDimensionMLP", "PixelCNN", "RankNormal", "RecurrentAR", "RowLSTM",
+    "StudentT", "Transformed", "WaveNet", "compare", "estimate_log_marginal", "fit", "impute", "load", "save",
 ]
 
 __version__: str

@@ -13,12 +13,13 @@ from pyro_ar.neural.orderless_nade import OrderlessNADE, OrderlessNADENet
 from pyro_ar.neural.over_orders import OverOrders
 from pyro_ar.neural.per_dimension_mlp import PerDimensionMLP, PerDimensionMLPNet
 from pyro_ar.neural.pixel_cnn import PixelCNN, PixelCNNNet
+from pyro_ar.neural.pixel_rnn import DiagonalBiLSTM, DiagonalBiLSTMNet, RowLSTM, RowLSTMNet
 from pyro_ar.neural.recurrent_ar import RecurrentAR, RecurrentARNet
 from pyro_ar.neural.wavenet import WaveNet, WaveNetNet
 
 __all__ = [
     "FVSBN", "MADE", "NADE", "AnyOrderNet", "AnyOrderTransformer", "AnyOrderTransformerNet", "Autoregressive", "CausalTransformer",
-    "CausalTransformerNet", "Family", "LinearNet", "MADENet", "MixtureChain", "MixtureChainNet", "NADENet", "Net", "OrderlessNADE",
-    "OrderlessNADENet", "OverOrders", "PerDimensionMLP", "PerDimensionMLPNet", "PixelCNN", "PixelCNNNet", "RecurrentAR", "RecurrentARNet", "WaveNet",
-    "WaveNetNet",
+    "CausalTransformerNet", "DiagonalBiLSTM", "DiagonalBiLSTMNet", "Family", "LinearNet", "MADENet", "MixtureChain", "MixtureChainNet", "NADENet",
+    "Net", "OrderlessNADE", "OrderlessNADENet", "OverOrders", "PerDimensionMLP", "PerDimensionMLPNet", "PixelCNN", "PixelCNNNet", "RecurrentAR",
+    "RecurrentARNet", "RowLSTM", "RowLSTMNet", "WaveNet", "WaveNetNet",
 ]

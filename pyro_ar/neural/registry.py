@@ -14,6 +14,7 @@ from pyro_ar.neural.nade import NADE
 from pyro_ar.neural.orderless_nade import OrderlessNADE
 from pyro_ar.neural.per_dimension_mlp import PerDimensionMLP
 from pyro_ar.neural.pixel_cnn import PixelCNN
+from pyro_ar.neural.pixel_rnn import DiagonalBiLSTM, RowLSTM
 from pyro_ar.neural.recurrent_ar import RecurrentAR
 from pyro_ar.neural.wavenet import WaveNet
 
@@ -98,5 +99,9 @@ FAMILIES: dict[str, Registered] = {
     "gated PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, free=False, images=True,
         shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True})),
+    "RowLSTM": Registered(
+        RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "layers": 2, "places": True})),
+    "DiagonalBiLSTM": Registered(
+        DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "layers": 2, "places": True})),
     "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
 }
