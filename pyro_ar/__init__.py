@@ -18,7 +18,7 @@ _load, _, _names = lazy_loader.attach_stub(__name__, __file__)
 _modules = {module.name for module in pkgutil.iter_modules(__path__)}
 __all__ = [name for name in _names if name not in _modules]
 
-# Names of 0.1 that were here once.
+# Names of 0.1 that were here once, and those that stand beside them now.
 _MOVED = {
     "comparison": {
         "Comparison", "Difference", "Evidence", "KLEstimate", "Loo", "NeuralModel", "Row", "StructurePosterior", "TableModel", "arviz_comparison",
@@ -27,8 +27,8 @@ _MOVED = {
         "table_models", "to_inference_data", "variable_orders",
     },
     "classify": {
-        "CorrectedClassifier", "Decision", "Looks", "MixtureChainClassifier", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
-        "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
+        "AnyOrderClassifier", "CorrectedClassifier", "Decision", "Looks", "MixtureChainClassifier", "PatternNet", "Plausibility", "RiskCoverage",
+        "SemiSupervised", "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
     },
     "inference": {"Fit", "Posterior"},
     "queries": {"Given", "Latent", "Marginal"},

@@ -1,5 +1,6 @@
 """Classifiers of partly seen rows, in scikit-learn's conventions."""
 
+from pyro_ar.classify.any_order import AnyOrderClassifier
 from pyro_ar.classify.around.abstention import Decision, RiskCoverage, decide, risk_coverage
 from pyro_ar.classify.around.corrected import CorrectedClassifier
 from pyro_ar.classify.around.mixture_chain import MixtureChainClassifier
@@ -14,7 +15,7 @@ from pyro_ar.classify.mda import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
 
 __all__ = [
-    "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
+    "AnyOrderClassifier", "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
     "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
     "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
 ]

@@ -28,8 +28,17 @@ CLASSIFIERS = {
     "trees": lambda: par.GenerativeClassifier(par.ChowLiuTree, fit_options=LEVELS),
     "mixtures": lambda: par.MixtureDiscriminantAnalysis((1, 2)),
     "logistic": lambda: par.LogisticRegression("mean"),
+    "any order": lambda: any_order(),
     "semi-supervised": lambda: par.classify.SemiSupervised(par.DiscriminantAnalysis()),
 }
+
+
+def any_order():
+    torch.manual_seed(0)
+    family = par.AnyOrderTransformer(4, 4, 1, 2, par.outputs.Categorical(4), num_classes=2).double()
+    return par.classify.AnyOrderClassifier(family, fit_options={"epochs": 1, "progress": False})
+
+
 COMPLETE = {
     "net": lambda: par.classify.PatternNet(**NETS),
     "corrected": lambda: par.classify.CorrectedClassifier(par.DiscriminantAnalysis(), par.classify.PatternNet(**NETS), folds=2),

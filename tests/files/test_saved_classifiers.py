@@ -62,6 +62,8 @@ CLASSIFIERS = {
     "pattern net": (lambda x: clone(SMALL), REAL),
     "pattern net of images": (lambda x: classify.PatternNet(8, 1, 2, steps=3, batch_size=4, image_shape=(6, 6), ranks=False, channels=2), IMAGES),
     "corrected": (lambda x: classify.CorrectedClassifier(lda(), clone(SMALL), folds=2), REAL),
+    "class after cells": (lambda x: classify.AnyOrderClassifier(
+        par.AnyOrderTransformer(4, 8, 1, 2, Categorical(3), num_classes=3), fit_options=BRIEFLY), STATES),
     "mixture chain": (lambda x: classify.MixtureChainClassifier(par.MixtureDiscriminantAnalysis(1), steps=2, hidden=3), STATES),
     "semi-supervised": (lambda x: classify.SemiSupervised(par.DiscriminantAnalysis(0.3), unlabelled_weight=0.5), HIDDEN),
     "temperature": (around(classify.TemperatureScaled), REAL),

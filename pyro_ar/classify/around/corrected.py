@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import pyro
 import torch
 
-from pyro.distributions import Categorical
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
@@ -23,6 +21,7 @@ from pyro_ar.classify.images import image_shape_of, random_parts
 from pyro_ar.classify.mda.mixture_discriminant import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
 from pyro_ar.classify.rows_of_classes import require_rows
+from pyro_ar.classify.visible_then_class import visible_then_class
 from pyro_ar.inference.descent import descend
 from pyro_ar.recorded import Recorded
 
@@ -212,15 +211,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         rows, seen = (None, None) if x is None else self.read_rows(x, visible)
         if x is None and visible is not None:
             seen = self._check_pattern(visible)
-        joint = self.classifier_.joint_
-        pattern = torch.ones(1, *self.event_shape_, dtype=torch.bool) if seen is None else seen
-        with pyro.plate("rows", len(pattern) if rows is None else len(rows)):
-            obs = None if rows is None else rows.to(joint.dtype).reshape(-1, *joint.event_shape)
-            drawn = pyro.sample("x", joint.marginal(pattern.reshape(-1, *joint.event_shape)), obs=obs)
-            left = drawn.shape[:drawn.ndim - len(joint.event_shape)]  # those of plates outside too
-            patterns = pattern.expand(*left, *self.event_shape_).reshape(-1, *self.event_shape_)
-            logits = self.log_posterior(drawn.reshape(-1, *self.event_shape_), patterns).reshape(*left, -1)
-            return pyro.sample("y", Categorical(logits=logits), infer={"enumerate": "parallel"})
+        return visible_then_class(self, self.classifier_.joint_, rows, seen)
 
     @property
     def num_parameters(self) -> int:
