@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/classifying.md", "docs/comparing.md", "docs/extending.md", "docs/incomplete.md", "docs/latent_trees.md",
-                                  "docs/neural_joints.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/classifying.md", "docs/comparing.md", "docs/completing.md", "docs/extending.md", "docs/incomplete.md",
+                                  "docs/latent_trees.md", "docs/neural_joints.md"])
 def test_python_blocks_run(page, monkeypatch):
     text = (Path(__file__).parent.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -11,6 +11,7 @@ import typer
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.cli.compare import compare
+from pyro_ar.cli.complete import complete
 from pyro_ar.cli.distances import distances
 from pyro_ar.cli.families import families
 from pyro_ar.cli.impute import impute
@@ -21,7 +22,7 @@ __all__ = ["app", "main"]
 
 
 app = typer.Typer(help="Exact autoregressive joints, and the classifiers they make.", pretty_exceptions_enable=False)
-for command in (occlusion, compare, distances, families, impute, parameters):
+for command in (occlusion, complete, compare, distances, families, impute, parameters):
     app.command()(command)
 
 

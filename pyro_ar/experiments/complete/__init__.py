@@ -1,0 +1,1 @@
+"""`pyro-ar complete`: images completed by every joint, looked at and scored."""
