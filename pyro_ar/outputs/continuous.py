@@ -15,7 +15,9 @@ from torch import Tensor
 from pyro_ar.checks import require
 from pyro_ar.outputs.base import UNIT, Output
 
-__all__ = ["MixtureOfNormals", "Normal"]
+__all__ = ["Logistic", "MixtureOfLogistics", "MixtureOfNormals", "Normal"]
+
+LEAST_SCALE = 1e-8  # squared, and divided by, it stays within single precision
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,64 @@ class Normal(Output):
         return 2
 
     def distribution(self, raw: Tensor) -> TorchDistribution:
-        loc, scale = raw.unbind(-1)
-        return dist.Normal(loc, F.softplus(scale + UNIT) + self.min_scale, validate_args=False)
+        return dist.Normal(*loc_and_scale(raw, self.min_scale), validate_args=False)
 
 
 @dataclass(frozen=True)
-class MixtureOfNormals(Output):
+class Logistic(Output):
+    r"""A real variable with heavier tails than `Normal`; the raw parameters are its location and its scale before softplus (raw zero: 0 and 1).
+
+    .. math:: \log p(x) = -z - \log s - 2 \log(1 + e^{-z}), \qquad z = (x - \mu) / s
+
+    Args:
+        min_scale: The scale s never falls below it. The standard deviation is s :math:`\pi / \sqrt 3`.
+
+    Example:
+        >>> Logistic().log_prob(torch.zeros(2), torch.tensor(0.0))  # log 1/4, for s = 1.001
+        tensor(-1.3873)
+    """
+
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_min_scale(self.min_scale)
+
+    @property
+    def raw(self) -> int:
+        return 2
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        return dist.Logistic(*loc_and_scale(raw, self.min_scale), validate_args=False)
+
+
+@dataclass(frozen=True)
+class _Mixture(Output):
+    """M components of one kind."""
+
+    components: int
+    min_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.components, int) and self.components >= 1, f"{type(self).__name__} needs 1 component or more",
+                self.components)
+        check_min_scale(self.min_scale)
+
+    @property
+    def raw(self) -> int:
+        return 3 * self.components - 1
+
+    def _of_parts(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        raise NotImplementedError
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        logits, loc, scale = mixture_parts(raw, self.components)
+        parts = self._of_parts(loc, F.softplus(scale + UNIT) + self.min_scale)
+        options: dict[str, Any] = {"validate_args": False}
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), parts, **options)
+
+
+@dataclass(frozen=True)
+class MixtureOfNormals(_Mixture):
     r"""A real variable; the raw parameters are M - 1 logits (against component 0), M means, M scales as in `Normal`.
 
     Raw zero spreads the means over -1 to 1, so that the components differ from the start.
@@ -54,29 +108,37 @@ class MixtureOfNormals(Output):
         Uria, Murray, Larochelle (2013), *RNADE: the real-valued neural autoregressive density-estimator*.
     """
 
-    components: int
-    min_scale: float = 1e-3
+    def _of_parts(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        return dist.Normal(loc, scale, validate_args=False)
 
-    def __post_init__(self) -> None:
-        require(isinstance(self.components, int) and self.components >= 1, "MixtureOfNormals needs 1 component or more",
-                self.components)
-        check_min_scale(self.min_scale)
 
-    @property
-    def raw(self) -> int:
-        return 3 * self.components - 1
+@dataclass(frozen=True)
+class MixtureOfLogistics(_Mixture):
+    r"""As `MixtureOfNormals`, of `Logistic` components: the density that `DiscretisedLogisticMixture` cuts into cells.
 
-    def distribution(self, raw: Tensor) -> TorchDistribution:
-        logits, loc, scale = mixture_parts(raw, self.components)
-        scale = F.softplus(scale + UNIT) + self.min_scale
-        options: dict[str, Any] = {"validate_args": False}
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), dist.Normal(loc, scale, **options),
-                                      **options)
+    Args:
+        components: M, at least 1.
+        min_scale: No scale falls below it.
+
+    Source:
+        Salimans, Karpathy, Chen, Kingma (2017), *PixelCNN++*, ICLR, section 2.1.
+    """
+
+    def _of_parts(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        return dist.Logistic(loc, scale, validate_args=False)
 
 
 def check_min_scale(min_scale: Any) -> None:
+    """Refuse one under which a scale would collapse."""
     number = isinstance(min_scale, int | float)
     require(number and 0 < min_scale < math.inf, "min_scale must be a number above 0", min_scale)
+    require(min_scale >= LEAST_SCALE, f"min_scale must be {LEAST_SCALE} or more: a scale that collapses has no finite density", min_scale)
+
+
+def loc_and_scale(raw: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
+    """Location and scale from `(*L, 2)`."""
+    loc, scale = raw.unbind(-1)
+    return loc, F.softplus(scale + UNIT) + min_scale
 
 
 def mixture_parts(raw: Tensor, components: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,8 @@ from pyro_ar.outputs import Bernoulli, Categorical, MixtureOfNormals, Normal, Ou
 
 LEVELS = par.outputs.DiscretisedLogisticMixture(5, 2)
 MIXED = PerVariable([Bernoulli(), Normal(0.1), Categorical(3, "one-hot"), Bernoulli()])
+LATER = PerVariable([par.outputs.RestrictedBernoulli(0.1, 0.4), par.outputs.TiedCategorical([[0, 2], [1]], "one-hot"), par.outputs.Logistic(0.1),
+                     par.outputs.MixtureOfLogistics(2, 0.2)])
 
 FAMILIES = {
     "FVSBN": lambda: par.FVSBN(6, context_dim=2),
@@ -32,6 +34,8 @@ FAMILIES = {
     "AnyOrderTransformer": lambda: par.AnyOrderTransformer((1, 2, 3), 8, 2, 4, Categorical(3), order="random", key_heads=2),
     "mixed transformer": lambda: par.CausalTransformer(4, 8, 1, 2, MIXED, order=[2, 0, 3, 1]),
     "mixed": lambda: par.NADE(4, 3, MIXED, order=[2, 0, 3, 1]),
+    "later outputs": lambda: par.FVSBN(4, LATER, order=[2, 0, 3, 1]),
+    "tied": lambda: par.NADE(3, 4, par.outputs.TiedCategorical([[0, 1, 2], [3, 4, 5]])),
     "own states": lambda: par.FVSBN(3, PerVariable.of_states((2, 4, 1)), order="random"),
     "over orders": lambda: par.OverOrders(par.OrderlessNADE(6, 4), 3),
     "double": lambda: par.NADE(5, 4, context_dim=2).double(),

@@ -37,7 +37,12 @@ OUTPUTS = {
     "mixture of normals": outputs.MixtureOfNormals(2),
     "logistic mixture": outputs.DiscretisedLogisticMixture(3, 2),
     "mixed": MIXED,
+    "logistic": outputs.Logistic(),
+    "mixture of logistics": outputs.MixtureOfLogistics(2),
+    "restricted": outputs.RestrictedBernoulli(0.1, 0.7),
+    "tied": outputs.TiedCategorical([[0, 2], [1]]),
 }
+LATER = ("logistic", "mixture of logistics", "restricted", "tied")  # by default with one family, as what a net does is the same for all
 
 
 def for_shape(make):
@@ -112,9 +117,10 @@ def cases():
                 if output is MIXED and setting is orders and "order" not in name:  # refused: each variable has an output of its own
                     continue
                 # Of families that share a net, one stands for both.
-                usual = k == (3 * i + j) % len(SETTINGS) and name not in ("lstm", "deep orderless")
+                usual = k == (3 * i + j) % len(SETTINGS) and name not in ("lstm", "deep orderless") and (kind not in LATER or name == "fvsbn")
                 for check in CHECKS:
-                    drawn = check.__name__.endswith("samples_follow_log_prob") and "normal" in kind and (name, kind) != ("fvsbn", "normal")
+                    real = output.num_states is None and output is not MIXED
+                    drawn = check.__name__.endswith("samples_follow_log_prob") and real and (name, kind) != ("fvsbn", "normal")
                     slow = [] if usual and not drawn else [pytest.mark.slow]
                     found.append(pytest.param(check, setting, for_shape(make), output, id=f"{check.__name__}-{name}, {kind}, {setting.__name__}", marks=slow))
     return found

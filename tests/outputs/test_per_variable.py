@@ -13,7 +13,7 @@ from scipy.integrate import quad
 
 import pyro_ar as par
 
-from pyro_ar import testing
+from pyro_ar import outputs, testing
 from pyro_ar.inference.bayesian import Bayesian
 from pyro_ar.inference.divergence import kl_divergence
 from pyro_ar.neural import LinearNet, MADENet, NADENet, OrderlessNADENet
@@ -213,6 +213,25 @@ def test_mixed_rows_normalise_and_hide_what_can_be_summed(name):
     if joint.coherent:
         p = joint.marginal(torch.tensor([True, False, False])).log_prob(torch.tensor([1.0, np.nan, np.nan])).exp().item()
         assert abs(drawn[:, 0].mean().item() - p) < 4.5 * (p * (1 - p) / 2000) ** 0.5
+
+
+def test_rows_of_every_kind_of_output_keep_all_promises():
+    """Each variable's conditionals are those of its own output, asked with its own raw parameters."""
+    kinds = (Normal(), outputs.Logistic(), outputs.RestrictedBernoulli(0.1, 0.6), outputs.TiedCategorical([[1], [0, 2]]), outputs.MixtureOfLogistics(2),
+             Categorical(3), Bernoulli(), MixtureOfNormals(2), outputs.DiscretisedLogisticMixture(4, 2), Constant())
+    mixed = PerVariable(kinds)
+    raw = torch.randn(5, len(kinds), mixed.raw)
+    x = torch.stack([o.sample(raw[:, i, :o.raw]) for i, o in enumerate(kinds)], -1)
+    expected = torch.stack([o.log_prob(raw[:, i, :o.raw], x[:, i]) for i, o in enumerate(kinds)], -1)
+    torch.testing.assert_close(mixed.log_prob(raw, x), expected)
+    places = torch.stack([torch.randperm(len(kinds)) for _ in range(5)])
+    moved = raw.gather(1, places.unsqueeze(-1).expand_as(raw)), x.gather(1, places)
+    torch.testing.assert_close(mixed.at(places).log_prob(*moved), expected.gather(1, places))
+    assert mixed.num_states is None
+    joint = par.NADE(len(kinds), 4, mixed)()
+    drawn = joint.sample((20,))
+    assert joint.support.check(drawn).all()
+    assert joint.log_prob(drawn).isfinite().all()
 
 
 def test_a_constant_is_certain():
