@@ -31,6 +31,7 @@ NAN = math.nan
     (pd.DataFrame({"a": pd.array([True, False], dtype="boolean")}), [[True], [False]], torch.bool),
     (pd.DataFrame({"a": [None, 3], "b": [pd.NA, 1.0]}, dtype=object), [[NAN, NAN], [3.0, 1.0]], torch.float64),
     (np.array([[pd.NaT, 3]], dtype=object), [[NAN, 3.0]], torch.float64),
+    (np.array([], dtype=object), [], torch.float64),  # nothing says that these were bools
     (np.array(2.5), 2.5, torch.float64),
     (pd.Series([1.0, 2.0]), [1.0, 2.0], torch.float64),
 ], ids=lambda v: getattr(v, "__class__", type(v)).__name__)
@@ -49,6 +50,10 @@ def test_tensors_pass_as_they_are_and_arrays_are_copied():
     assert found.tolist() == [0, 0]
     assert as_tensor([[0, 1]]) == [[0, 1]]  # for the caller to refuse
     assert as_tensor(None) is None
+
+
+def test_a_new_tensor_lies_on_the_device_that_was_asked_for():
+    assert as_tensor(np.zeros(2), torch.device("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize(("x", "match"), [
