@@ -203,7 +203,7 @@ def border(event_shape: Sequence[int], width: int = 1) -> Tensor:
     event, rows, columns = _image(event_shape)
     require(width >= 0, "the width of the border must be 0 or more", width)
     visible = torch.zeros(event, dtype=torch.bool)
-    visible[..., width:max(rows - width, width), width:max(columns - width, width)] = True
+    visible[..., width:rows - width, width:columns - width] = True
     return visible
 
 

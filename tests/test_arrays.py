@@ -233,3 +233,9 @@ def test_rank_normal_reads_arrays_and_nan():
     a, b = par.RankNormal.from_data(pd.DataFrame(x)), par.RankNormal.from_data(torch.tensor(x), visible=torch.tensor(~np.isnan(x)))
     assert torch.equal(a.scores, b.scores)
     assert torch.equal(a.values, b.values)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3), (5, 1, 3)])
+def test_patterns_are_one_or_one_for_each_row(shape):
+    with pytest.raises(ValueError, match="one pattern, or one for each of the 5 rows"):
+        training_rows(torch.zeros(5, 3), torch.zeros(shape, dtype=torch.bool), None)
