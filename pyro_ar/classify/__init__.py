@@ -5,6 +5,7 @@ from pyro_ar.classify.around.abstention import Decision, RiskCoverage, decide, r
 from pyro_ar.classify.around.corrected import CorrectedClassifier
 from pyro_ar.classify.around.mixture_chain import MixtureChainClassifier
 from pyro_ar.classify.around.plausibility import Plausibility
+from pyro_ar.classify.around.pool import OpinionPool
 from pyro_ar.classify.around.semi_supervised import SemiSupervised
 from pyro_ar.classify.around.temperature import TemperatureScaled
 from pyro_ar.classify.discriminant import DiscriminantAnalysis
@@ -16,6 +17,6 @@ from pyro_ar.classify.pattern_net import PatternNet
 
 __all__ = [
     "AnyOrderClassifier", "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
-    "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
+    "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "OpinionPool", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
     "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
 ]

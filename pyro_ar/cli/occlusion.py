@@ -18,7 +18,7 @@ from pyro_ar import data
 from pyro_ar.checks import require
 from pyro_ar.cli.options import KeepOld, names_of, numbers_of
 from pyro_ar.experiments.occlusion import report
-from pyro_ar.experiments.occlusion.lineup import MODELS, REFERENCE, fitting, is_large
+from pyro_ar.experiments.occlusion.lineup import MODELS, REFERENCE, fitting, is_large, usual
 from pyro_ar.experiments.occlusion.occlusions import OCCLUSIONS
 from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.occlusion.run import run
@@ -31,6 +31,7 @@ def occlusion(
     dataset: Annotated[str, typer.Option("--data", help="digits, a set under PYRO_AR_DATA, or a file with labels.")] = "digits",
     label: Annotated[str | None, typer.Option(help="Column of the labels in a .csv or .amat file, by name or number.")] = None,
     rows: Annotated[int | None, typer.Option(help="Use the first rows only, of an official test part too.", show_default="all")] = None,
+    holes: Annotated[bool, typer.Option("--holes", help="A table with holes: hide as many cells of the training rows as of the test rows.")] = False,
     binary: Annotated[bool, typer.Option("--binary", help="Two levels: 1 from half of the levels on.")] = False,
     seeds: Annotated[str | None, typer.Option(help="One shuffle of the rows each.", show_default="1,2; of an official test part 1")] = None,
     folds: Annotated[int | None, typer.Option(help="Splits of each shuffle.", show_default="5; or the official test part")] = None,
@@ -47,12 +48,12 @@ def occlusion(
     keep_old_results: KeepOld = False,
     full: Annotated[bool, typer.Option("--full", help="Show all tables, which are in report.txt too.")] = False,
 ) -> int:
-    """Train classifiers on whole images or rows, hide pixels or cells, and see how p(class | what is visible) holds up."""
+    """Train classifiers on whole images or rows, hide pixels or cells, and see how p(class | what is visible) holds up; --holes hides them in training too."""
     require(reference in MODELS, f"--reference must be one of {', '.join(MODELS)}", reference)
     loaded, test_rows = _load(dataset, label, rows, binary, official=folds is None)
     shuffles = (1,) if test_rows else (1, 2)
     plan = Plan(loaded, shuffles if seeds is None else numbers_of("--seeds", seeds), folds if folds is not None else 1 if test_rows else 5,
-                fitting(loaded) if models == "all" else names_of(models), names_of(occlusions), test_rows)
+                fitting(loaded, holes=holes) if models == "all" else names_of(models), names_of(occlusions), test_rows, holes)
     results = Results.open(out / "results.json", plan.settings(), fresh=fresh, keep_old_results=keep_old_results)
     screen = Console()
     if results.note:
@@ -87,12 +88,14 @@ def _say_plan(screen: Console, plan: Plan, out: Path, chosen: bool) -> None:
         screen.print(f"left out: {reason}", highlight=False, soft_wrap=True)
     if plan.data.image_shape is None and plan.hidden_counts:
         screen.print(f"of the {plan.data.x.shape[1]} cells {', '.join(map(str, plan.hidden_counts))} are hidden at random", highlight=False, soft_wrap=True)
+    if plan.holes:
+        screen.print("as many cells of the training rows are hidden; every occlusion has fits of its own", highlight=False, soft_wrap=True)
     if not chosen:
         return
-    unfit = {name: reason for name, reason in plan.unfit_models.items() if reason and MODELS[name].usual(plan.data)}
+    unfit = {name: reason for name, reason in plan.unfit_models.items() if reason and name in usual(plan.data, holes=plan.holes)}
     for reason in dict.fromkeys(unfit.values()):
         screen.print(f"without {', '.join(name for name in unfit if unfit[name] == reason)}: {reason}", highlight=False, soft_wrap=True)
-    others = [name for name in fitting(plan.data) if name not in (plan.models or ())]
+    others = [name for name in fitting(plan.data, holes=plan.holes) if name not in (plan.models or ())]
     if others:
         screen.print(f"without {', '.join(others)}: they take longer; --models all runs them too", highlight=False, soft_wrap=True)
 

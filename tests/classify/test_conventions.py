@@ -11,6 +11,7 @@ from pyro_ar.classify import (
     GenerativeClassifier,
     LogisticRegression,
     MixtureDiscriminantAnalysis,
+    OpinionPool,
     PatternNet,
     SemiSupervised,
 )
@@ -39,9 +40,10 @@ def few_steps(monkeypatch):
     pytest.param(GenerativeClassifier(StudentT, fit_options={"shrinkage": 0.1}), ONE_ROW, marks=pytest.mark.slow),
     pytest.param(GenerativeClassifier(LowRankGaussian, fit_options={"shrinkage": 0.1, "rank": 1}), ONE_ROW, marks=pytest.mark.slow),
     pytest.param(GenerativeClassifier(LowRankStudentT, fit_options={"shrinkage": 0.1, "rank": 1}), ONE_ROW, marks=pytest.mark.slow),
+    pytest.param(OpinionPool([DiscriminantAnalysis(0.5, "shared"), LogisticRegression("mean")], folds=2), {}, marks=pytest.mark.slow),
     pytest.param(NET, COMPLETE, marks=pytest.mark.slow),
     pytest.param(CorrectedClassifier(DiscriminantAnalysis(shrinkage=0.1), NET, folds=2), COMPLETE | IN_FOLDS, marks=pytest.mark.slow),
-], ids=["own", "logistic", "mixtures", "semi-supervised", "shared", "gaussian", "student", "low rank", "low-rank student", "net", "corrected"])
+], ids=["own", "logistic", "mixtures", "semi-supervised", "shared", "gaussian", "student", "low rank", "low-rank student", "pool", "net", "corrected"])
 def test_check_estimator(estimator, expected):
     results = check_estimator(estimator, expected_failed_checks=expected, on_skip=None, on_fail=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}

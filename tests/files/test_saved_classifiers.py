@@ -61,6 +61,7 @@ CLASSIFIERS = {
     "logistic, filled by a joint": (lambda x: par.LogisticRegression(par.Gaussian.from_data(x)), REAL),
     "pattern net": (lambda x: clone(SMALL), REAL),
     "pattern net of images": (lambda x: classify.PatternNet(8, 1, 2, steps=3, batch_size=4, image_shape=(6, 6), ranks=False, channels=2), IMAGES),
+    "pool": (lambda x: classify.OpinionPool([lda(), par.LogisticRegression("mean")], folds=2), HIDDEN),
     "corrected": (lambda x: classify.CorrectedClassifier(lda(), clone(SMALL), folds=2), REAL),
     "class after cells": (lambda x: classify.AnyOrderClassifier(
         par.AnyOrderTransformer(4, 8, 1, 2, Categorical(3), num_classes=3), fit_options=BRIEFLY), STATES),
@@ -204,6 +205,12 @@ def test_a_loaded_classifier_can_be_fitted_again(tmp_path):
     theirs = there_and_back(fitted("gaussians", np.float64), tmp_path)
     theirs.fit(REAL, Y)
     assert np.array_equal(theirs.predict_proba(NEW), clone(theirs).fit(REAL, Y).predict_proba(NEW))
+
+
+def test_trees_are_refused(tmp_path):
+    """Files hold numbers and no code: those of scikit-learn's forests are pickles."""
+    with pytest.raises(ValueError, match=r"classifiers_.*RandomForestClassifier"):
+        par.save(classify.OpinionPool(folds=2).fit(REAL, Y), tmp_path / "file")
 
 
 def test_random_generators_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from pyro_ar.checks import require
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.known_rows import require_new
 
-__all__ = ["TemperatureScaled"]
+__all__ = ["TemperatureScaled", "at_temperature", "best_temperature"]
 
 COLDEST, HOTTEST = 0.02, 50.0
 
@@ -79,12 +79,7 @@ class TemperatureScaled(PartlySeenClassifier):
         with torch.no_grad():
             log_p = self.classifier.log_posterior(*self.classifier.read_rows(x, seen))
 
-        def loss(log_coldness: float) -> float:
-            scaled = _scaled(log_p, self._log_prior(log_p), math.exp(log_coldness))
-            prior = log_coldness - math.exp(log_coldness)
-            return float(-scaled.gather(-1, true[:, None]).sum()) - prior
-
-        self.temperature_ = math.exp(-_lowest(loss, -math.log(HOTTEST), -math.log(COLDEST)))
+        self.temperature_ = best_temperature(log_p, self._log_prior(log_p), true)
         return self
 
     def _log_prior(self, log_p: Tensor) -> Tensor:
@@ -93,7 +88,23 @@ class TemperatureScaled(PartlySeenClassifier):
 
     def log_posterior(self, x: Tensor, visible: Tensor | None) -> Tensor:
         log_p = self.classifier.log_posterior(x, visible)
-        return _scaled(log_p, self._log_prior(log_p), 1 / self.temperature_)
+        return at_temperature(log_p, self._log_prior(log_p), self.temperature_)
+
+
+def best_temperature(log_p: Tensor, log_prior: Tensor, true: Tensor) -> float:
+    """T of these answers `(N, C)` to new rows of the classes `(N,)`, beside its prior."""
+
+    def loss(log_coldness: float) -> float:
+        scaled = _scaled(log_p, log_prior, math.exp(log_coldness))
+        prior = log_coldness - math.exp(log_coldness)
+        return float(-scaled.gather(-1, true[:, None]).sum()) - prior
+
+    return math.exp(-_lowest(loss, -math.log(HOTTEST), -math.log(COLDEST)))
+
+
+def at_temperature(log_p: Tensor, log_prior: Tensor, temperature: float) -> Tensor:
+    """The answers `(N, C)`, their evidence weighed by 1/T."""
+    return _scaled(log_p, log_prior, 1 / temperature)
 
 
 def _scaled(log_p: Tensor, log_prior: Tensor, coldness: float) -> Tensor:

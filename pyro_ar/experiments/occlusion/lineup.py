@@ -21,6 +21,7 @@ from pyro_ar.classify import (
     LogisticRegression,
     MixtureChainClassifier,
     MixtureDiscriminantAnalysis,
+    OpinionPool,
     PatternNet,
 )
 from pyro_ar.data import Dataset
@@ -29,6 +30,7 @@ from pyro_ar.elliptical.units import SCALES
 from pyro_ar.experiments.occlusion.bars import Binarised, KernelDensity, SupportVectors
 from pyro_ar.experiments.occlusion.filled import MeanFilled
 from pyro_ar.experiments.occlusion.inner import Chosen, Tempered
+from pyro_ar.experiments.occlusion.practice import boosting, forest, iterative_logistic
 from pyro_ar.latent import LatentTree
 from pyro_ar.neural.orderless_nade import OrderlessNADE
 from pyro_ar.neural.over_orders import OverOrders
@@ -36,7 +38,7 @@ from pyro_ar.neural.registry import FAMILIES, Trained
 from pyro_ar.outputs import Bernoulli, DiscretisedLogisticMixture, Output
 from pyro_ar.tables import ChowLiuTree, FullyIndependent, MarkovChain
 
-__all__ = ["MODELS", "REFERENCE", "Model", "fitting", "fresh", "is_large", "note_of", "unfit"]
+__all__ = ["MODELS", "REFERENCE", "Model", "fitting", "fresh", "is_large", "note_of", "unfit", "usual"]
 
 REFERENCE = "MDA"  # of the paired differences: the model to beat
 LARGE = 2**22  # values in the training data
@@ -72,33 +74,48 @@ class Model(NamedTuple):
     usual: Callable[[Dataset], bool] = lambda data: True
 
 
-def fitting(data: Dataset) -> tuple[str, ...]:
-    """The names of all models that can be used on this data."""
-    return tuple(name for name in MODELS if not unfit(name, data))
+def fitting(data: Dataset, *, holes: bool = False) -> tuple[str, ...]:
+    """The names of all models that can be used on this data, where `holes` says that cells are to be hidden in training too."""
+    return tuple(name for name in MODELS if not unfit(name, data, holes=holes))
+
+
+def usual(data: Dataset, *, holes: bool = False) -> tuple[str, ...]:
+    """The names of those that run unless told otherwise."""
+    return tuple(name for name, model in MODELS.items() if (name in TABLES_WITH_HOLES if holes else model.usual(data)))
 
 
 # Of data with hidden cells, all others learn from what is visible.
 FILLED = ("kernel density", "pattern net", "SVM (mean)")
 FIXED_ORDER = tuple(entry.classifies.name or name for name, entry in FAMILIES.items() if entry.classifies and not entry.family.net_type.any_order)
 COMPLETE = ("MDA + pattern net", "MDA chain", *FIXED_ORDER)
+TORN = ("opinion pool", "boosting", "forest", "iterative + logistic")  # they learn from holes such as they will meet
+TABLES_WITH_HOLES = ("Gaussian", "MDA", "MDA (tempered)", *TORN)  # the usual ones there
 
 
-def unfit(name: str, data: Dataset) -> str:
+def unfit(name: str, data: Dataset, *, holes: bool = False) -> str:
     """Why a model cannot be used on this data, empty if it can."""
-    reason = MODELS[name].unfit(data)
-    return reason or ("it learns from complete rows only, and cells of these are hidden" if name in COMPLETE and data.visible is not None else "")
+    torn = _torn(data, holes)
+    if name in COMPLETE and torn:
+        return MODELS[name].unfit(data) or "it learns from complete rows only, and cells of these are hidden"
+    if name in TORN and not torn:
+        return "it learns from holes such as it will meet, and the training rows have none (--holes hides cells there too)"
+    return MODELS[name].unfit(data)
 
 
-def note_of(name: str, data: Dataset) -> str:
+def note_of(name: str, data: Dataset, *, holes: bool = False) -> str:
     """What a reader must know about a model on this data."""
-    filled = "hidden training cells filled with the mean of their column" if name in FILLED and data.visible is not None else ""
+    filled = "hidden training cells filled with the mean of their column" if name in FILLED and _torn(data, holes) else ""
     return ", ".join(filter(None, (MODELS[name].note(data), filled)))
 
 
-def fresh(name: str, data: Dataset) -> Any:
+def fresh(name: str, data: Dataset, *, holes: bool = False) -> Any:
     """A classifier for this data, not fitted."""
     classifier = MODELS[name].make(data)
-    return MeanFilled(classifier) if name in FILLED and data.visible is not None else classifier
+    return MeanFilled(classifier) if name in FILLED and _torn(data, holes) else classifier
+
+
+def _torn(data: Dataset, holes: bool) -> bool:
+    return holes or data.visible is not None
 
 
 def _never(data: Dataset) -> bool:
@@ -291,4 +308,8 @@ MODELS: dict[str, Model] = {
     "SVM (mean)": Model(_machine, note=_some_rows_note("hidden cells filled with their training mean; its probabilities are a softmax of votes")),
     "logistic (mean)": Model(_logistic("mean"), note=lambda data: "hidden cells filled with their training mean"),
     "logistic (zero)": Model(_logistic("zero"), note=lambda data: "hidden cells filled with zero"),
+    "opinion pool": Model(lambda data: OpinionPool(), note=lambda data: "MDA, logistic regression and a forest, pooled; no joint"),
+    "boosting": Model(lambda data: boosting(), note=lambda data: "histogram gradient boosting, which reads holes"),
+    "forest": Model(lambda data: forest(), note=lambda data: "random forest on cells filled with medians, beside columns that say where"),
+    "iterative + logistic": Model(lambda data: iterative_logistic(), note=lambda data: "logistic regression on cells filled by chained ridge regressions"),
 }

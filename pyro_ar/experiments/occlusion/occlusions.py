@@ -11,10 +11,11 @@ from torch import Generator, Tensor
 
 from pyro_ar import visible
 
-__all__ = ["OCCLUSIONS", "Occlusion", "hidden", "labels", "levels", "shapes", "usual"]
+__all__ = ["HOLES", "OCCLUSIONS", "Occlusion", "hidden", "labels", "levels", "shapes", "usual"]
 
 LARGE = 400  # cells of an image
-LEVELS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95)
+LEVELS = (0.0, 0.25, 0.3, 0.5, 0.6, 0.75, 0.8, 0.9, 0.95)
+HOLES = ("random-0", "random-30", "random-60")  # of tables whose training rows have holes too
 USUAL = {False: (0.0, 0.25, 0.5, 0.75, 0.9), True: (0.0, 0.5, 0.8, 0.9, 0.95)}  # by whether the images are large
 
 

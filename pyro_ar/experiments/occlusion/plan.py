@@ -17,11 +17,13 @@ from pyro_ar.checks import require
 from pyro_ar.classify.rows_of_classes import require_rows
 from pyro_ar.data import Dataset
 from pyro_ar.experiments.occlusion import occlusions as hiding
-from pyro_ar.experiments.occlusion.lineup import MODELS, fresh, unfit
+from pyro_ar.experiments.occlusion.lineup import MODELS, fresh, unfit, usual
 from pyro_ar.experiments.occlusion.occlusions import OCCLUSIONS
 from pyro_ar.experiments.occlusion.scoring import BINS, FLOOR
 
 __all__ = ["Plan"]
+
+TRAINING = 2**40  # seeds of the holes in training are no seeds of those in test rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Plan:
         models: Names from `MODELS`; None: the usual ones that fit the data.
         occlusions: Names from `OCCLUSIONS`; None: the usual ones of such data.
         test_rows: How many of the last rows are an official test part; 0: folds.
+        holes: Hide as many cells of the training rows as of the test rows, and fit afresh for each occlusion.
 
     Attributes:
         dropped: Occlusions left out, and why: they hide every cell of such rows, or the same cells as another.
@@ -50,6 +53,7 @@ class Plan:
     models: tuple[str, ...] | None = None
     occlusions: tuple[str, ...] | None = None
     test_rows: int = 0
+    holes: bool = False
     dropped: Mapping[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -58,13 +62,10 @@ class Plan:
         require(len(seeds) > 0 and len(set(seeds)) == len(seeds) and all(0 <= seed < 2**32 for seed in seeds),
                 "seeds must be different whole numbers from 0 to 2^32 - 1", seeds)
         self._check_splits()
-        unfit = self.unfit_models
-        usual = tuple(name for name, model in MODELS.items() if model.usual(data))
-        object.__setattr__(self, "models", _choose("model", self.models, unfit, usual, data.name))
+        object.__setattr__(self, "models", _choose("model", self.models, self.unfit_models, usual(data, holes=self.holes), data.name))
         shape = "" if data.image_shape and min(data.image_shape) >= 2 else "the rows are no images"
         unfit = {name: "" if o.level is not None else shape for name, o in OCCLUSIONS.items()}
-        usual = hiding.usual(data.image_shape, data.x.shape[1])
-        wanted = _choose("occlusion", self.occlusions, unfit, usual, data.name)
+        wanted = _choose("occlusion", self.occlusions, unfit, hiding.HOLES if self.holes else hiding.usual(data.image_shape, data.x.shape[1]), data.name)
         dropped = _dropped(self.event_shape, wanted)
         object.__setattr__(self, "dropped", dropped)
         object.__setattr__(self, "occlusions", tuple(name for name in wanted if name not in dropped))
@@ -85,7 +86,7 @@ class Plan:
     @property
     def unfit_models(self) -> dict[str, str]:
         """Why a model cannot be used on this data, by name; empty if it can."""
-        return {name: unfit(name, self.data) for name in MODELS}
+        return {name: unfit(name, self.data, holes=self.holes) for name in MODELS}
 
     @property
     def labels(self) -> np.ndarray:
@@ -108,7 +109,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What must be the same for results to belong together."""
         with torch.random.fork_rng(devices=[]):  # the weights of fresh nets are drawn
-            models = {name: describe(fresh(name, self.data)) for name in self.models or ()}
+            models = {name: describe(self.fresh(name)) for name in self.models or ()}
         digest = hashlib.sha256(self.data.x.float().numpy().tobytes() + self.labels.astype("<i8").tobytes())
         return {
             "experiment": "occlusion",
@@ -120,7 +121,11 @@ class Plan:
             "occlusions": {name: OCCLUSIONS[name].label for name in self.occlusions or ()},
             "log score": f"at most {FLOOR:g} nats per row",
             "calibration": f"{BINS} equal bins, over the folds of a shuffle together",
-        }
+        } | ({"holes": "cells hidden in training as in the test rows"} if self.holes else {})
+
+    def fresh(self, model: str) -> Any:
+        """A classifier, not fitted."""
+        return fresh(model, self.data, holes=self.holes)
 
     def split(self, seed: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers of the training and the test part."""
@@ -134,6 +139,15 @@ class Plan:
         """What is visible, `(rows or 1, n)`: the same for every model; a random level hides what the lower ones hide."""
         generator = Generator().manual_seed(1000 * seed + fold)
         return OCCLUSIONS[occlusion].make(self.event_shape, rows, generator).flatten(1)
+
+    def training_pattern(self, occlusion: str, seed: int, train: np.ndarray) -> Tensor | None:
+        """What is visible of the training rows, of `holes` for this occlusion, `(rows, n)`; None where all is. A row hides the same cells in every fold."""
+        own = None if self.data.visible is None else self.data.visible[train]
+        if not self.holes:
+            return own
+        generator = Generator().manual_seed(TRAINING + seed)
+        seen = OCCLUSIONS[occlusion].make(self.event_shape, len(self.labels), generator).flatten(1).expand(len(self.labels), -1)[train]
+        return seen if own is None else seen & own
 
 
 def _choose(what: str, wanted: Sequence[str] | None, unfit: Mapping[str, str], usual: Sequence[str], data: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@ r"""The main job: train classifiers on whole images, hide pixels, and see how p(
 
 For every split of the rows (stratified folds of several shuffles, or an official test part) and every model: fit on the training part,
 then answer its test rows under every occlusion. All models see the same cells of the same rows. Hidden cells are
-integrated out exactly by the generative models; where there is no answer the cell keeps the reason. What is scored, and
+integrated out exactly by the generative models; where there is no answer the cell keeps the reason. With `Plan.holes` training rows hide as many
+cells, and each occlusion has a fit of its own. What is scored, and
 how scores are compared, is in `scoring`; the models are in `lineup`, the occlusions in `occlusions`, and splits in `plan`.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_ar.checks import IntractableError, require
-from pyro_ar.experiments.occlusion.lineup import fresh, is_large
+from pyro_ar.experiments.occlusion.lineup import is_large
 from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.occlusion.scoring import scores
 from pyro_ar.experiments.occlusion.shown import completed, examples
@@ -78,40 +79,60 @@ def one_unit(plan: Plan, key: Key) -> dict[str, Any]:
 
 
 def _fit_and_answer(plan: Plan, seed: int, fold: int, model: str) -> dict[str, Any]:
+    """One fit for all occlusions; where training rows have holes as the test rows have, one for each."""
+    train, test = plan.split(seed, fold)
+    names = plan.occlusions or ()
+    parts = [_part(plan, seed, fold, model, some) for some in ([(name,) for name in names] if plan.holes else [names])]
+    known = [part["parameters"] for part in parts if part["parameters"] is not None]
+    unit: dict[str, Any] = {"model": model, "seed": seed, "fold": fold, "rows": len(test), "training_rows": len(train)}
+    unit |= {"parameters": round(sum(known) / len(known)) if known else None, "fit_seconds": round(sum(part["fit"] for part in parts) / len(parts), 3),
+             "answer_seconds": round(sum(part["answer"] for part in parts), 3), "cells": {k: v for part in parts for k, v in part["cells"].items()}}
+    if chosen := _merged([part["chosen"] for part in parts]):
+        unit["chosen"] = chosen
+    for name in ("completions", "examples"):
+        if found := [part[name] for part in parts if part.get(name)]:
+            unit[name] = found[0] if name == "completions" else {k: v for one in found for k, v in one.items()}
+    return unit
+
+
+def _merged(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of one fit its settings, of several all of each."""
+    if len(chosen) == 1:
+        return chosen[0]
+    found: dict[str, list[Any]] = {}
+    for name, value in (item for one in chosen for item in one.items()):
+        found.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    return found
+
+
+def _part(plan: Plan, seed: int, fold: int, model: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """A fit, and its answers under some occlusions."""
     train, test = plan.split(seed, fold)
     x, y = plan.data.x if is_large(plan.data) else plan.data.x.double(), plan.labels
-    unit: dict[str, Any] = {"model": model, "seed": seed, "fold": fold, "rows": len(test), "training_rows": len(train)}
     start = time.process_time()
     try:
-        classifier = _fitted(fresh(model, plan.data), x[train], y[train], plan.data.visible, train)
+        seen = plan.training_pattern(names[0], seed, train)
+        classifier = plan.fresh(model).fit(x[train], y[train], *(() if seen is None else (seen,)))
     except (IntractableError, *FAILURES) as error:
         reason = {"reason": f"it could not be fitted: {error}"}
-        return unit | {"parameters": None, "fit_seconds": round(time.process_time() - start, 3), "answer_seconds": 0.0,
-                       "cells": {name: reason for name in plan.occlusions or ()}}
+        return {"parameters": None, "fit": time.process_time() - start, "answer": 0.0, "cells": dict.fromkeys(names, reason), "chosen": {}}
     fitted = time.process_time()
-    cells, posteriors = _answers(plan, seed, fold, classifier, x[test], test)
-    unit |= {"parameters": classifier.num_parameters, "fit_seconds": round(fitted - start, 3),
-             "answer_seconds": round(time.process_time() - fitted, 3), "cells": cells}
-    if chosen := getattr(classifier, "chosen_", {}):
-        unit["chosen"] = chosen
-    if (seed, fold) != (plan.seeds[0], 0):
-        return unit
-    draws = _draw_completions(plan, classifier)
-    return unit | ({"completions": draws} if draws else {}) | ({"examples": posteriors} if posteriors else {})
+    cells, posteriors = _answers(plan, seed, fold, classifier, x[test], test, names)
+    part = {"parameters": classifier.num_parameters, "fit": fitted - start, "answer": time.process_time() - fitted, "cells": cells,
+            "chosen": dict(getattr(classifier, "chosen_", {}))}
+    if (seed, fold) == (plan.seeds[0], 0):
+        part |= {"examples": posteriors} | ({} if plan.holes else {"completions": _draw_completions(plan, classifier)})
+    return part
 
 
-def _fitted(classifier: Any, x: Tensor, y: np.ndarray, visible: Tensor | None, train: np.ndarray) -> Any:
-    return classifier.fit(x, y) if visible is None else classifier.fit(x, y, visible=visible[train])
-
-
-def _answers(plan: Plan, seed: int, fold: int, classifier: Any, x: Tensor, test: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+def _answers(plan: Plan, seed: int, fold: int, classifier: Any, x: Tensor, test: np.ndarray, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Cells by occlusion, and the posteriors of the rows that are shown."""
     first = (seed, fold) == (plan.seeds[0], 0)
     shown = {example.occlusion: example for example in examples(plan)} if first else {}
     true = np.searchsorted(classifier.classes_, plan.labels[test])
     cells: dict[str, Any] = {}
     posteriors = {}
-    for name in plan.occlusions or ():
+    for name in names:
         seen = plan.pattern(name, seed, fold, len(test))
         seen = seen if plan.data.visible is None else seen & plan.data.visible[test]
         try:

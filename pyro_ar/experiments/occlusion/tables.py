@@ -152,8 +152,8 @@ def _cost_table(units: Units, models: Sequence[str]) -> Table:
 
 
 def _range(values: Sequence[Any]) -> str:
-    if isinstance(values[0], str):
-        return " or ".join(sorted(set(values)))
+    if any(isinstance(value, str) for value in values):
+        return " or ".join(sorted(map(str, set(values))))
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low} to {high}"
 
@@ -188,5 +188,5 @@ def _footnotes(plan: Plan, summary: Summary, reasons: Sequence[str]) -> Iterable
 
 def notes(plan: Plan, summary: Mapping[str, Any]) -> str:
     """What a reader must know about the models."""
-    said = {name: note_of(name, plan.data) for name in summary if name in MODELS}
+    said = {name: note_of(name, plan.data, holes=plan.holes) for name in summary if name in MODELS}
     return "; ".join(f"{name}: {note}" for name, note in said.items() if note)

@@ -80,6 +80,8 @@ def test_every_model_of_the_line_up_learns_or_is_left_out(table):
             assert "complete rows only" in reason
             continue
         classifier = lineup.fresh(name, loaded)
+        if name in lineup.TORN:
+            continue  # test_holes.py
         if name in ("pattern net", "OrderlessNADE", "OrderlessNADE (4 orders)"):
             if name == "pattern net":
                 assert isinstance(classifier, MeanFilled)
@@ -99,6 +101,7 @@ def test_models_that_want_complete_rows_are_named(table):
     loaded = data.load(table, label="kind")
     out = [name for name in lineup.MODELS if lineup.unfit(name, loaded)]
     assert out == [name for name in lineup.MODELS if name in lineup.COMPLETE]
+    assert not set(out) & set(lineup.TORN)
     whole = data.load(table, label="kind")
     whole = type(whole)(whole.name, whole.x.nan_to_num(0), whole.y, whole.num_states)
     assert not any("complete rows" in lineup.unfit(name, whole) for name in lineup.MODELS)
