@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_ar.checks import IntractableError
+from pyro_ar.cli.anomaly import anomaly
 from pyro_ar.cli.compare import compare
 from pyro_ar.cli.complete import complete
 from pyro_ar.cli.distances import distances
@@ -22,7 +23,7 @@ __all__ = ["app", "main"]
 
 
 app = typer.Typer(help="Exact autoregressive joints, and the classifiers they make.", pretty_exceptions_enable=False)
-for command in (occlusion, complete, compare, distances, families, impute, parameters):
+for command in (occlusion, complete, anomaly, compare, distances, families, impute, parameters):
     app.command()(command)
 
 

@@ -1,6 +1,5 @@
 """`pyro-ar complete`: images completed, looked at and scored."""
 
-import os
 import sys
 
 from pathlib import Path
@@ -10,11 +9,11 @@ import torch
 import typer
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
 
 from pyro_ar import data
 from pyro_ar.cli.options import KeepOld, names_of
+from pyro_ar.cli.progress import gathered, workers_or_cores
 from pyro_ar.experiments.complete import report
 from pyro_ar.experiments.complete.lineup import FILLS, MODELS
 from pyro_ar.experiments.complete.run import Plan, run
@@ -51,18 +50,11 @@ def complete(
     console = Console()
     if results.note:
         console.print(results.note, highlight=False, soft_wrap=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     names = [f"{model} of {space}" for space, model in plan.units]
-    units = []
     torch.set_num_threads(threads)
     try:
-        with threadpool_limits(threads), Progress(*columns, console=Console(stderr=True)) as progress:
-            bar = progress.add_task(names[0], total=len(names))
-            for unit, following in zip(run(plan, results, workers=min(cores, 4) if workers is None else workers, threads=threads), [*names[1:], "done"],
-                                       strict=True):
-                units.append(unit)
-                progress.update(bar, advance=1, description=following)
+        with threadpool_limits(threads):
+            units = gathered(run(plan, results, workers=workers_or_cores(workers), threads=threads), names)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {len(results.units)} of {len(names)} units are done and kept in {results.path}; the same command goes on from there.",
               file=sys.stderr)

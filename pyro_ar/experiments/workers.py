@@ -6,16 +6,19 @@ import os
 import signal
 import threading
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["in_workers"]
+if TYPE_CHECKING:
+    from pyro_ar.experiments.store import Results
+
+__all__ = ["do_units", "in_workers"]
 
 Work = Callable[[Any, Any], dict[str, Any]]
 
@@ -48,6 +51,32 @@ def in_workers(work: Work, plan: Any, todo: Sequence[Any], workers: int, threads
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def do_units(work: Work, plan: Any, results: "Results", keys: Sequence[Mapping[str, Any]], *, workers: int, threads: int) -> Iterator[dict[str, Any]]:
+    """The unit of each key, in their order: as it was kept, or done by `work(plan, key)`, here or in several processes, and kept.
+
+    Args:
+        work: As in `in_workers`; a unit holds the entries of its key.
+        plan: As there.
+        results: Where units are kept.
+        keys: Entries that tell a unit.
+        workers: Processes at most; with 1 this one does the work.
+        threads: As in `in_workers`.
+
+    Raises:
+        ChildProcessError: As `in_workers`.
+    """
+    todo = [key for key in keys if results.find(**key) is None]
+    many = min(workers, len(todo))
+    fresh = in_workers(work, plan, todo, many, threads) if many > 1 else (work(plan, key) for key in todo)
+    with contextlib.closing(fresh):
+        for key in keys:
+            unit = results.find(**key)
+            if unit is None:
+                unit = next(fresh)
+                results.add(unit)
+            yield unit
 
 
 @contextlib.contextmanager

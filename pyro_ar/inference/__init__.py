@@ -1,7 +1,8 @@
-"""Fitting, weight posteriors, evidence, distances and estimates."""
+"""Fitting, weight posteriors, evidence, distances, estimates and surprise."""
 
 from pyro_ar.inference.bayesian import Bayesian, Posterior
 from pyro_ar.inference.estimate import Completions, LogMarginal, estimate_log_marginal, sample_given
+from pyro_ar.inference.surprising import surprise
 from pyro_ar.inference.training import Fit, fit
 
-__all__ = ["Bayesian", "Completions", "Fit", "LogMarginal", "Posterior", "estimate_log_marginal", "fit", "sample_given"]
+__all__ = ["Bayesian", "Completions", "Fit", "LogMarginal", "Posterior", "estimate_log_marginal", "fit", "sample_given", "surprise"]

@@ -29,6 +29,7 @@ MIXTURES = ((3, 0.1), (10, 0.1), (10, 0.5), (20, 0.5), (20, 2.0))  # components,
 LOGISTICS = 5  # of mixtures over levels
 EPOCHS = 60  # at most, where the registry names no number
 OVER_ORDERS = 4
+WIDEST = 7  # kernel of a family of images
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def _sizes(entry: Registered, space: Space) -> dict[str, Any]:
     sizes = dict(entry.shown.options if entry.shown is not None else {})
     if entry.images:
         channels, side = space.event_shape[0], min(space.event_shape[1:])
-        sizes |= {"hidden": -(-sizes["hidden"] // channels) * channels, "kernel": max(3, min(7, 2 * ((side + 1) // 2) - 1))}
+        sizes["hidden"] = -(-sizes["hidden"] // channels) * channels
+        if side < WIDEST:
+            sizes["kernel"] = max(3, 2 * ((side + 1) // 2) - 1)
     return sizes
 
 

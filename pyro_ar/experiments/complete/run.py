@@ -3,11 +3,10 @@ r"""Completions, looked at and scored: each model is trained once per space, and
 A unit is one model on one space. All models see the same cells of the same held-out rows.
 """
 
-import contextlib
 import math
 import time
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +22,7 @@ from pyro_ar.experiments.complete.lineup import FILLS, MODELS, fill
 from pyro_ar.experiments.complete.spaces import Space, blocks, colours, pixels
 from pyro_ar.experiments.complete.tasks import TASKS, affected
 from pyro_ar.experiments.store import Results
-from pyro_ar.experiments.workers import in_workers
+from pyro_ar.experiments.workers import do_units
 from pyro_ar.provenance import digest_of
 
 __all__ = ["DRAWN", "SHOWN", "Plan", "run"]
@@ -31,9 +30,6 @@ __all__ = ["DRAWN", "SHOWN", "Plan", "run"]
 SHOWN = 3  # images of a picture
 DRAWN = 4  # completions of each in it
 FAILURES = (ValueError, ArithmeticError, RuntimeError)  # of data that a model cannot use: constant, singular, too many
-
-Key = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -85,7 +81,7 @@ class Plan:
         return self.data.image_shape is not None and not any(size % 2 for size in self.data.image_shape)
 
     @property
-    def units(self) -> list[Key]:
+    def units(self) -> list[tuple[str, str]]:
         """Space and model of each."""
         spaces = list(dict.fromkeys(TASKS[name].space for name in self.tasks or ()))
         return [(space, model) for space in spaces for model in (*MODELS, *FILLS) if self._wanted(space, model)]
@@ -125,26 +121,13 @@ def run(plan: Plan, results: Results, *, workers: int = 1, threads: int = 1) -> 
     Raises:
         ChildProcessError: A worker was killed.
     """
-    todo = [key for key in plan.units if results.find(space=key[0], model=key[1]) is None]
-    many = min(workers, len(todo))
-    fresh = in_workers(one_unit, plan, todo, many, threads) if many > 1 else _here(plan, todo)
-    with contextlib.closing(fresh):
-        for space, model in plan.units:
-            unit = results.find(space=space, model=model)
-            if unit is None:
-                unit = next(fresh)
-                results.add(unit)
-            yield unit
+    keys = [{"space": space, "model": model} for space, model in plan.units]
+    yield from do_units(one_unit, plan, results, keys, workers=workers, threads=threads)
 
 
-def _here(plan: Plan, todo: Sequence[Key]) -> Generator[dict[str, Any], None, None]:
-    for key in todo:
-        yield one_unit(plan, key)
-
-
-def one_unit(plan: Plan, key: Key) -> dict[str, Any]:
+def one_unit(plan: Plan, key: Mapping[str, str]) -> dict[str, Any]:
     """One model on one space."""
-    name, model = key
+    name, model = key["space"], key["model"]
     tasks = [task for task in plan.tasks or () if TASKS[task].space == name]
     start = time.process_time()
     unit: dict[str, Any] = {"space": name, "model": model, "parameters": None}

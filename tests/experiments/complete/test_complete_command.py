@@ -72,7 +72,7 @@ def plan():
 
 def test_scores_are_of_held_out_rows_given_what_is_seen(plan):
     """Independent cells by hand: shares of the training rows, one hidden cell at a time."""
-    cells = one_unit(plan, ("pixels", "independent"))["cells"]
+    cells = one_unit(plan, {"space": "pixels", "model": "independent"})["cells"]
     space = plan.space("pixels")
     joint = MODELS["independent"].fit(space, 0, 1.0).joint
     probs = torch.stack([joint.marginal(torch.arange(64) == i).log_prob(space.test[:30]) for i in range(64)], -1).exp()
@@ -104,7 +104,7 @@ def test_plain_fills_by_loops(plan):
         assert near[i].equal(torch.where(seen[i], x[i], space.train[int(np.argmin(distances))]))
         assert middle[i][seen[i]].equal(x[i][seen[i]])
         assert middle[i][~seen[i]].numpy() == pytest.approx(np.quantile(space.train.numpy(), 0.5, axis=0, method="lower")[~seen[i].numpy()])
-    cell = one_unit(plan, ("pixels", "median"))["cells"]["inpainting"]
+    cell = one_unit(plan, {"space": "pixels", "model": "median"})["cells"]["inpainting"]
     inside = space.test[:30].reshape(-1, 8, 8)[:, 2:6, 2:6] - space.train.median(0).values.reshape(8, 8)[2:6, 2:6]
     assert cell["rmse"] == pytest.approx(inside.square().mean().sqrt().item())
     assert cell["mae"] == pytest.approx(inside.abs().mean().item())
@@ -118,7 +118,7 @@ def test_no_fit_sees_a_held_out_row(plan, monkeypatch):
         return Fitted(FullyIndependent.from_data(space.train, num_states=17), 1)
 
     monkeypatch.setitem(lineup.MODELS, "independent", Model(recorded))
-    one_unit(plan, ("pixels", "independent"))
+    one_unit(plan, {"space": "pixels", "model": "independent"})
     assert seen[0] is plan.space("pixels")
     for name in ("independent", "Chow-Liu tree", "Gaussian", "Gaussian mixture", "latent tree"):
         space = plan.space("pixels")
@@ -134,7 +134,7 @@ def test_every_usual_model_fits_its_spaces(name):
     rows = Dataset("small", torch.randint(0, 3, (40, 36), generator=torch.Generator().manual_seed(0)).float(), None, 3, (6, 6))
     plan = Plan(rows, ("restoration", "super-resolution"), (name,), rows=3, draws=4, particles=8, steps=0.02)
     for space, _ in plan.units:
-        unit = one_unit(plan, (space, name))
+        unit = one_unit(plan, {"space": space, "model": name})
         for cell in unit["cells"].values():
             assert cell.get("log_p", cell) is not None
             assert "reason" not in cell
@@ -147,7 +147,7 @@ def test_seeds_and_interruption(tmp_path, monkeypatch, capsys):
     whole = running.one_unit
 
     def interrupted(plan, key):
-        if key[1] == "NADE":
+        if key["model"] == "NADE":
             raise KeyboardInterrupt
         return whole(plan, key)
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_fitted_or_answered_says_why(monkeypatch):
 
     plan = Plan(data.digits().head(100), ("inpainting",), ("independent", "median"), rows=3, draws=4)
     monkeypatch.setitem(lineup.MODELS, "independent", Model(broken))
-    units = [one_unit(plan, key) for key in plan.units]
+    units = [one_unit(plan, {"space": space, "model": model}) for space, model in plan.units]
     assert units[0]["cells"]["inpainting"] == {"reason": "it could not be fitted: it is broken"}
     cells = report.cells_of(units, "inpainting")
     assert list(cells) == ["median", "independent"]
@@ -197,7 +197,7 @@ def test_what_a_model_holds_for_impossible(monkeypatch):
         return Fitted(FullyIndependent(logits), 1)
 
     monkeypatch.setitem(lineup.MODELS, "independent", Model(blank_inside))
-    units = [one_unit(plan, key) for key in plan.units]
+    units = [one_unit(plan, {"space": space, "model": model}) for space, model in plan.units]
     assert units[0]["cells"]["inpainting"]["log_p"] is None
     assert "positive probability" in units[0]["cells"]["uncropping"]["reason"]
     assert list(report.cells_of(units, "inpainting")) == ["Gaussian", "independent"]
