@@ -49,6 +49,19 @@ class Output(abc.ABC):
         require_exact_states(self.num_states, raw.dtype, type(self).__name__)
         return self.distribution(raw).sample().to(raw.dtype)
 
+    @property
+    def has_rsample(self) -> bool:
+        """Whether its draws move smoothly with the raw parameters, as `reparameterised` says."""
+        return False
+
+    def reparameterised(self, raw: Tensor, x: Tensor) -> Tensor:
+        """The draw `x` again, as what it is of `raw` where the noise behind it is held: its gradient is how the draw moves.
+
+        Raises:
+            NotImplementedError: Draws do not move smoothly (`has_rsample` is False).
+        """
+        raise NotImplementedError(f"draws of {type(self).__name__} carry no gradients; sample them")
+
     # Which variable it answers for: the same for all, unless it is a `PerVariable`.
 
     def at(self, variable: int | Tensor) -> "Output":

@@ -20,15 +20,28 @@ __all__ = ["Logistic", "MixtureOfLogistics", "MixtureOfNormals", "Normal"]
 LEAST_SCALE = 1e-8  # squared, and divided by, it stays within single precision
 
 
-@dataclass(frozen=True)
-class Normal(Output):
-    """A real variable; the raw parameters are its mean and its scale before softplus (raw zero: standard normal).
+class OfReals(Output):
+    """A real variable whose draws carry gradients."""
 
-    Args:
-        min_scale: The scale never falls below it, so that a constant variable has a finite density.
-    """
+    @property
+    def has_rsample(self) -> bool:
+        return True
 
-    min_scale: float = 1e-3
+    def reparameterised(self, raw: Tensor, x: Tensor) -> Tensor:
+        r"""By implicit gradients, :math:`dx = -dF(x) / p(x)` where F is the distribution function.
+
+        Source:
+            Figurnov, Mohamed, Mnih (2018), *Implicit reparameterization gradients*, NeurIPS, eq. 6.
+        """
+        x, distribution = x.detach(), self.distribution(raw)
+        below = distribution.cdf(x)
+        return x - (below - below.detach()) * (-distribution.log_prob(x)).exp().detach()
+
+
+class OfLocationAndScale(OfReals):
+    """The raw parameters are its location and its scale before softplus."""
+
+    min_scale: float
 
     def __post_init__(self) -> None:
         check_min_scale(self.min_scale)
@@ -37,12 +50,32 @@ class Normal(Output):
     def raw(self) -> int:
         return 2
 
-    def distribution(self, raw: Tensor) -> TorchDistribution:
-        return dist.Normal(*loc_and_scale(raw, self.min_scale), validate_args=False)
+    def loc_and_scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = raw.unbind(-1)
+        return loc, F.softplus(scale + UNIT) + self.min_scale
+
+    def reparameterised(self, raw: Tensor, x: Tensor) -> Tensor:
+        """As location + scale * noise."""
+        loc, scale = self.loc_and_scale(raw)
+        return loc + scale * ((x - loc) / scale).detach()
 
 
 @dataclass(frozen=True)
-class Logistic(Output):
+class Normal(OfLocationAndScale):
+    """A real variable; the raw parameters are its mean and its scale before softplus (raw zero: standard normal).
+
+    Args:
+        min_scale: The scale never falls below it, so that a constant variable has a finite density.
+    """
+
+    min_scale: float = 1e-3
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        return dist.Normal(*self.loc_and_scale(raw), validate_args=False)
+
+
+@dataclass(frozen=True)
+class Logistic(OfLocationAndScale):
     r"""A real variable with heavier tails than `Normal`; the raw parameters are its location and its scale before softplus (raw zero: 0 and 1).
 
     .. math:: \log p(x) = -z - \log s - 2 \log(1 + e^{-z}), \qquad z = (x - \mu) / s
@@ -57,19 +90,12 @@ class Logistic(Output):
 
     min_scale: float = 1e-3
 
-    def __post_init__(self) -> None:
-        check_min_scale(self.min_scale)
-
-    @property
-    def raw(self) -> int:
-        return 2
-
     def distribution(self, raw: Tensor) -> TorchDistribution:
-        return dist.Logistic(*loc_and_scale(raw, self.min_scale), validate_args=False)
+        return dist.Logistic(*self.loc_and_scale(raw), validate_args=False)
 
 
 @dataclass(frozen=True)
-class _Mixture(Output):
+class _Mixture(OfReals):
     """M components of one kind."""
 
     components: int
@@ -133,12 +159,6 @@ def check_min_scale(min_scale: Any) -> None:
     number = isinstance(min_scale, int | float)
     require(number and 0 < min_scale < math.inf, "min_scale must be a number above 0", min_scale)
     require(min_scale >= LEAST_SCALE, f"min_scale must be {LEAST_SCALE} or more: a scale that collapses has no finite density", min_scale)
-
-
-def loc_and_scale(raw: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:
-    """Location and scale from `(*L, 2)`."""
-    loc, scale = raw.unbind(-1)
-    return loc, F.softplus(scale + UNIT) + min_scale
 
 
 def mixture_parts(raw: Tensor, components: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -106,6 +106,13 @@ class PerVariable(Output):
     def sample(self, raw: Tensor) -> Tensor:
         return self._by_kind(lambda o, raw: o.sample(raw[..., :o.raw]), (raw,), (-2,), -1)
 
+    @property
+    def has_rsample(self) -> bool:
+        return all(o.has_rsample for o in self.outputs)
+
+    def reparameterised(self, raw: Tensor, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, raw, x: o.reparameterised(raw[..., :o.raw], x), (raw, x), (-2, -1), -1)
+
     def _by_kind(self, function: Callable[..., Tensor], values: tuple[Tensor, ...], dims: tuple[int, ...], dim: int) -> Tensor:
         """`function(output, *values)` of the variables of each kind at once; they lie along `dims` of the values and `dim` of the answer."""
         kinds: dict[Output, list[int]] = {}
@@ -148,6 +155,9 @@ class _At(Output):
 
     def sample(self, raw: Tensor) -> Tensor:
         return self._by_kind(lambda o, _: o.sample(raw[..., :o.raw]), raw[..., 0])
+
+    def reparameterised(self, raw: Tensor, x: Tensor) -> Tensor:
+        return self._by_kind(lambda o, x: o.reparameterised(raw[..., :o.raw], x), x)
 
     def _by_kind(self, function: Callable[..., Tensor], x: Tensor, *, features: bool = False) -> Tensor:
         """`function(output, values)` of each kind, kept where the variable is of that kind; other values are not read."""
