@@ -295,7 +295,7 @@ class Joint(Expandable):
             good = good & x.isfinite()
         if visible is not None:
             good = good | ~visible
-        if not bool(good.all()):
+        if good.numel() and not bool(good.view(torch.uint8).amin()):  # `all` of bools takes 25 times as long
             index = tuple(int(i) for i in (~good).nonzero()[0])
             seen = ", NaN only where hidden" if visible is not None else ", no NaN"
             require(False, f"{type(self).__name__} wants {self._support_in_words()}{seen}",
