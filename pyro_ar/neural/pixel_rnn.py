@@ -16,7 +16,7 @@ from pyro_ar.neural.layers.masked_conv import MaskedConv
 from pyro_ar.neural.layers.raster import Body, RasterNet, RasterState, keep, last_rows, lower, plus
 from pyro_ar.outputs import Output
 
-__all__ = ["DiagonalBiLSTM", "DiagonalBiLSTMNet", "RowLSTM", "RowLSTMNet"]
+__all__ = ["DiagonalBiLSTM", "DiagonalBiLSTMNet", "RowLSTM", "RowLSTMNet", "lstm", "sweep"]
 
 
 class _Layer(nn.Module):
@@ -43,9 +43,15 @@ class _Layer(nn.Module):
     def _into(self) -> list[Any]:
         return list(self.into)
 
-    def gates(self, h: Tensor, direction: int, told: Tensor | None) -> Tensor:
+    def gates(self, h: Tensor, told: Tensor | None) -> Tensor:
         """What the stream `(rows, 2 * hidden, height, width)` says to the gates of all pixels, `(height * width, rows, 4 * hidden)`, gate by gate."""
-        return self.by_gate(plus(self._into()[direction](h), told).flatten(2).permute(2, 0, 1))
+        return self.by_gate(plus(self._into()[0](h), told).flatten(2).permute(2, 0, 1))
+
+    def gates_of_pixels(self, h: Tensor, direction: int, told: Tensor | None) -> Tensor:
+        """The same where each pixel is read by itself: from `(pixels, rows, 2 * hidden)` to `(pixels, rows, 4 * hidden)`."""
+        conv = self._into()[direction]
+        bias = self.by_gate(plus(conv.bias, None if told is None else told.flatten(1)))
+        return h @ self.by_gate(conv.masked()[:, :, 0, 0].mT) + bias
 
     def by_gate(self, z: Tensor) -> Tensor:
         """All of o, then all of f, i and g, from the order of channels, in the last dimension."""
@@ -84,11 +90,11 @@ class _RowLSTM(Body):
         height, width = h.shape[2:]
         h = plus(plus(self.first(h), told[0]), places)
         for layer, more in zip(self._layers(), told[1:], strict=True):
-            gates, weight = layer.gates(h, 0, more), layer.by_gate(layer.state_weight[0])
+            gates, weight = layer.gates(h, more), layer.by_gate(layer.state_weight[0])
             states = cells = h.new_zeros(len(h), width, self.hidden)
             found = []
             for row in gates.unflatten(0, (height, width)).transpose(1, 2).unbind(0):
-                states, cells = _lstm(row + self._above(states) @ weight, cells)
+                states, cells = lstm(row + self._above(states) @ weight, cells)
                 found.append(states)
             keep((states.clone(), cells.clone()), kept)
             h = h + layer.up(torch.stack(found, 1).permute(0, 3, 1, 2))
@@ -117,7 +123,7 @@ class _RowLSTM(Body):
         h, own = state.seen_by(0, pixel, c), _group(c, self.groups, self.hidden)
         for k, (states, cells) in enumerate(state.memory):
             state.write(k + 1, pixel, c, h)
-            new, cell = _lstm(state.seen_by(k + 1, pixel, c), cells[:, pixel, own])
+            new, cell = lstm(state.seen_by(k + 1, pixel, c), cells[:, pixel, own])
             states[:, pixel, own], cells[:, pixel, own] = new, cell
             h = state.mixed(k, c, new).add_(h)
         return h
@@ -150,16 +156,13 @@ class _DiagonalBiLSTM(Body):
         h = F.pad(h, (0, self.beyond))
         keep(h, kept)
         height, width = h.shape[2:]
-        cells = _diagonals(height, width, h.device)
-        back = cells.argsort(-1)
-        h = plus(plus(self.first(h), told[0]), places)
+        h = plus(plus(self.first(h), told[0]), places).flatten(2).permute(2, 0, 1).contiguous()
         for layer, *more in zip(self._layers(), told[1::2], told[2::2], strict=True):
-            skewed = torch.stack([layer.gates(h, d, more[d]).index_select(0, cells[d]) for d in (0, 1)])
-            states = _sweep(skewed, layer.by_gate(layer.state_weight), height, width)
-            left, right = (states[d].index_select(0, back[d]) for d in (0, 1))
+            gates = [layer.gates_of_pixels(h, d, more[d]) for d in (0, 1)]
+            left, right = sweep(*gates, layer.by_gate(layer.state_weight), height, width)
             keep([t[-width:].transpose(0, 1).clone() for t in (left, right)], kept)
-            both = left + F.pad(right[:-width], (0, 0, 0, 0, width, 0))
-            h = h + layer.up(both.permute(1, 2, 0).unflatten(-1, (height, width)))
+            h = h + F.linear(left + F.pad(right[:-width], (0, 0, 0, 0, width, 0)), layer.up.masked()[:, :, 0, 0], layer.up.bias)
+        h = h.permute(1, 2, 0).unflatten(-1, (height, width))
         return h[..., :-self.beyond]
 
     def memory(self, rows: int, width: int) -> Any:
@@ -192,12 +195,12 @@ class _DiagonalBiLSTM(Body):
         gates = []
         for layer, told, line, (_, right, *_) in zip(self._layers(), state.told[2::2], state.line[1:], state.memory, strict=True):
             above = layer.by_gate(right @ layer.state_weight[1, self.hidden:]).transpose(0, 1)
-            gates.append(layer.gates(line.mT.unsqueeze(2), 1, told) + above)
+            gates.append(layer.gates_of_pixels(line.transpose(0, 1), 1, told) + above)
         columns = torch.stack(gates, 1)
         beside, found = torch.stack([layer.by_gate(layer.state_weight[1, :self.hidden]) for layer in self._layers()]), []
         states = cells = columns.new_zeros(*columns.shape[1:3], self.hidden)
         for z in reversed(columns.unbind(0)):
-            states, cells = _lstm(torch.baddbmm(z, states, beside), cells)
+            states, cells = lstm(torch.baddbmm(z, states, beside), cells)
             found.append(states)
         for k, right in enumerate(torch.stack(found[::-1], 2)):
             state.memory[k][1] = right
@@ -208,14 +211,14 @@ class _DiagonalBiLSTM(Body):
             left, right, beside, cells = state.memory[k]
             state.write(k + 1, pixel, c, h)
             z = torch.addmm(state.seen_by(k + 1, pixel, c), beside, layer.state_weight[0, :self.hidden, gates])
-            left[:, pixel, own], cells[:, own] = _lstm(z, cells[:, own])
+            left[:, pixel, own], cells[:, own] = lstm(z, cells[:, own])
             h = state.mixed(k, c, left[:, pixel, own] + right[:, pixel, own]).add_(h)
             if c == self.groups - 1:
                 state.memory[k][2] = left[:, pixel]
         return h
 
 
-def _lstm(z: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+def lstm(z: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """New states and cells from the gates o, f, i, g and the cells before (eq. 3)."""
     out, keeps, takes = z[..., :3 * cells.shape[-1]].sigmoid().chunk(3, -1)
     cells = keeps * cells + takes * z[..., 3 * cells.shape[-1]:].tanh()
@@ -234,16 +237,19 @@ def _diagonals(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack((order, (y * width + width - 1 - x)[order]))
 
 
-def _sweep(gates: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """The states of all cells, diagonal after diagonal, `(2, height * width, rows, hidden)`; zero outside of the image.
+def sweep(left: Tensor, right: Tensor, weight: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The states of all pixels, from the left and from the right, `(height * width, rows, hidden)`; zero outside of the image.
 
     Args:
-        gates: What the stream says to the gates, gate by gate, `(2, height * width, rows, 4 * hidden)`.
+        left: What the stream says to the gates, gate by gate, `(height * width, rows, 4 * hidden)`.
+        right: The same from the right.
         weight: From the states beside and above to the gates, `(2, 2 * hidden, 4 * hidden)`.
         height: Of the image.
         width: Of the image.
     """
+    order = _diagonals(height, width, left.device)
     sizes = [min(d + 1, height, width, height + width - 1 - d) for d in range(height + width - 1)]
+    gates = torch.stack([t.index_select(0, cells) for t, cells in zip((left, right), order, strict=True)])
     states = cells = gates.new_zeros(2, 0, gates.shape[2], gates.shape[3] // 4)
     found = []
     for d, z in enumerate(gates.split(sizes, 1)):
@@ -252,9 +258,11 @@ def _sweep(gates: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
         near = F.pad(states, (0, 0, 0, 0, top, bottom))
         near = torch.cat((near[:, 1:], near[:, :-1]), -1).flatten(1, 2)
         cells = F.pad(cells, (0, 0, 0, 0, top - 1, bottom))
-        states, cells = _lstm(torch.baddbmm(z.flatten(1, 2), near, weight).view_as(z), cells)
+        states, cells = lstm(torch.baddbmm(z.flatten(1, 2), near, weight).view_as(z), cells)
         found.append(states)
-    return torch.cat(found, 1)
+    back = order.argsort(-1)
+    from_left, from_right = torch.cat(found, 1).unbind(0)
+    return from_left.index_select(0, back[0]), from_right.index_select(0, back[1])
 
 
 class RowLSTMNet(RasterNet):

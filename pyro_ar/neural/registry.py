@@ -100,8 +100,10 @@ FAMILIES: dict[str, Registered] = {
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, free=False, images=True,
         shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True})),
     "RowLSTM": Registered(
-        RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "layers": 2, "places": True})),
+        RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True,
+        shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
     "DiagonalBiLSTM": Registered(
-        DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "layers": 2, "places": True})),
+        DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True,
+        shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
     "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
 }
