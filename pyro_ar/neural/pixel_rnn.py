@@ -159,7 +159,7 @@ class _DiagonalBiLSTM(Body):
         h = plus(plus(self.first(h), told[0]), places).flatten(2).permute(2, 0, 1).contiguous()
         for layer, *more in zip(self._layers(), told[1::2], told[2::2], strict=True):
             gates = [layer.gates_of_pixels(h, d, more[d]) for d in (0, 1)]
-            left, right = sweep(*gates, layer.by_gate(layer.state_weight), height, width)
+            left, right = sweep(gates[0], gates[1], layer.by_gate(layer.state_weight), height, width)
             keep([t[-width:].transpose(0, 1).clone() for t in (left, right)], kept)
             h = h + F.linear(left + F.pad(right[:-width], (0, 0, 0, 0, width, 0)), layer.up.masked()[:, :, 0, 0], layer.up.bias)
         h = h.permute(1, 2, 0).unflatten(-1, (height, width))
