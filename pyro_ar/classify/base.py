@@ -90,6 +90,13 @@ class PartlySeenClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         x = self._read_rows(X, reset=False)
         return x, self._read_visible(x, visible)
 
+    def read_if_given(self, x: Any, visible: Any) -> tuple[Tensor | None, Tensor | None]:
+        """`read_rows`; without rows, the pattern of those to be drawn."""
+        check_is_fitted(self)
+        if x is not None:
+            return self.read_rows(x, visible)
+        return None, None if visible is None else self._check_pattern(visible)
+
     def read_complete_rows(self, X: Any) -> Tensor:
         """Rows that must hold all their cells."""
         x, seen = self.read_rows(X, None)

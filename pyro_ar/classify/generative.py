@@ -192,11 +192,8 @@ class GenerativeClassifier(PartlySeenClassifier):
         Raises:
             ValueError: Bad rows, patterns or labels.
         """
-        check_is_fitted(self)
+        rows, seen = self.read_if_given(x, visible)
         event = self.joint_.event_shape
-        rows, seen = (None, None) if x is None else self.read_rows(x, visible)
-        if x is None and visible is not None:
-            seen = self._check_pattern(visible)
         index = None if y is None else self._positions(y)
         known = [len(v) for v in (rows, index, seen) if v is not None and (v is not seen or len(v) > 1)] or [1]
         require(len(set(known)) == 1, "x, visible and y must have equally many rows", known)

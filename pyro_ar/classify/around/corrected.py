@@ -207,10 +207,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         Returns:
             The positions of the classes, `(N,)`.
         """
-        check_is_fitted(self)
-        rows, seen = (None, None) if x is None else self.read_rows(x, visible)
-        if x is None and visible is not None:
-            seen = self._check_pattern(visible)
+        rows, seen = self.read_if_given(x, visible)
         return visible_then_class(self, self.classifier_.joint_, rows, seen)
 
     @property
