@@ -58,6 +58,10 @@ class AnyOrderTransformerNet(TokenNet, AnyOrderNet):
     def through(self, tokens: Tensor, memory: Any = None, done: int = 0) -> Tensor:
         return self.blocks(tokens, memory, done)
 
+    def inside(self, tokens: Tensor) -> Tensor:
+        """The stream between the blocks of the lower and those of the upper half, where Chen et al. (2020) found the best features."""
+        return self.blocks.inside(tokens)
+
     def _told(self, x: Tensor, places: Tensor) -> Tensor:
         return super()._told(x, places) + self._at(self.last_place, places)
 

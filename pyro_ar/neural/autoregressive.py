@@ -260,6 +260,16 @@ class Autoregressive(Joint):
             blocks.append(x[:, end:])
         return torch.cat(blocks, -1).reshape((*left, n))
 
+    def features(self, x: Array) -> Tensor:
+        """What the net holds of complete values `(*L, *event)`, `(*L, features)` with `L` broadcast to the batch; see `Net.features`."""
+        x = self.to_chain(self.check_value(x)).to(self.dtype)
+        return self.over_draws(self._represent, {"x": x, "context": self.context, "order": None if self.coherent else self.order})
+
+    def _represent(self, net: Any, values: dict[str, Tensor]) -> Tensor:
+        left = torch.broadcast_shapes(*(t.shape[:-1] for t in values.values()))
+        found = net.features(**{name: _rows(t, left) for name, t in values.items()})
+        return found.reshape(*left, found.shape[-1])
+
     def log_density(self, x: Tensor) -> Tensor:
         return self.conditionals_in_chain(self.to_chain(x)).sum(-1)
 

@@ -33,6 +33,10 @@ class CausalTransformerNet(TokenNet):
     def through(self, tokens: Tensor, memory: Any = None, done: int = 0) -> Tensor:
         return self.blocks(tokens, memory, done)
 
+    def inside(self, tokens: Tensor) -> Tensor:
+        """The stream between the blocks of the lower and those of the upper half, where Chen et al. (2020) found the best features."""
+        return self.blocks.inside(tokens)
+
 
 class CausalTransformer(Family):
     r"""A transformer with causal attention over the variables, in the order of the chain; one pass for all conditionals.

@@ -11,6 +11,7 @@ import torch
 
 from torch import Generator, Tensor, nn
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import counted, one_line, require
 from pyro_ar.neural.autoregressive import Autoregressive
 from pyro_ar.neural.draws import skeleton
@@ -102,6 +103,37 @@ class Family(Recorded, nn.Module, record=False):
             order = random_orders(len(x), math.prod(self.event_shape)).to(x.device)
         joint = self(context, order)
         return joint.log_prob(x) if visible is None else joint.marginal(visible).log_prob(x)
+
+    def features(self, x: Array, context: Tensor | None = None) -> Tensor:
+        """A representation of complete rows, for other models to read: what the net holds of them, `(N, features)`, differentiable.
+
+        ====================================  ====================================================================================
+        `NADE`, `OrderlessNADE`               the (last) hidden layer when every variable has been read
+        `MADE`                                the last hidden layer; of several masks under each
+        `RecurrentAR`                         the mean over variables of the last layer's state
+        `CausalTransformer`,                  the mean over variables of the stream in the middle of the blocks
+        `AnyOrderTransformer`
+        `WaveNet`                             the mean over variables of the skips
+        `PixelCNN`, `RowLSTM`,                what the head reads, averaged within the fields of a 4 x 4 grid
+        `DiagonalBiLSTM`
+        `FVSBN`, `PerDimensionMLP`, others    the raw parameters of all conditionals
+        ====================================  ====================================================================================
+
+        Nets with one order never read the last variable, but for `NADE`. The mode of the net is the present one: call `eval()` where it drops out.
+
+        Args:
+            x: `(N, *event)`.
+            context: `(N, context_dim)` or `(context_dim,)`.
+
+        Raises:
+            ValueError: Values that are not in the support, or hidden.
+
+        Example:
+            >>> from pyro_ar.neural import NADE
+            >>> NADE(6, hidden=4).features(torch.zeros(5, 6)).shape
+            torch.Size([5, 4])
+        """
+        return self(context).features(x)
 
     def __repr__(self) -> str:
         """What it is over and made with, in one line; `net` shows its modules."""

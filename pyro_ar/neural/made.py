@@ -10,6 +10,7 @@ import torch
 
 from torch import Generator, Tensor, nn
 
+from pyro_ar.arrays import Array
 from pyro_ar.checks import require
 from pyro_ar.joint import Joint
 from pyro_ar.mixture import Averaged
@@ -100,20 +101,26 @@ class MADENet(Net):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         m = x.shape[-1]
-        features = h = self.output.encode(x).flatten(-2)
-        seen_now = self._seen_now(context)
-        for i, layer in enumerate(seen_now.layers):
-            # Of the first m variables; what later ones need is left out.
-            units = slice(None) if m == self.num_variables else slice(
-                m * self.output.raw if i == len(self.hidden) else int((layer.degrees < m).sum()))
-            inner = i < len(self.hidden)
-            h = staircase(h, layer.weight[units, :h.shape[-1]], layer.bias[..., units], layer.ends[units], units_first=inner)
-            if inner:
-                h = ACTIVATIONS[self.activation](h)
+        features, seen_now = self.output.encode(x).flatten(-2), self._seen_now(context)
+        h, last = self._hidden_layers(features, seen_now, m), seen_now.layers[-1]
+        units = slice(None) if m == self.num_variables else slice(m * self.output.raw)
+        h = staircase(h, last.weight[units, :h.shape[-1]], last.bias[..., units], last.ends[units])
         if seen_now.direct is not None:
             ends = self._before()[:m * self.output.raw]
             h = h + staircase(features, seen_now.direct[:len(ends), :features.shape[-1]], h.new_zeros(len(ends)), ends)
         return h.unflatten(-1, (m, self.output.raw))
+
+    def _hidden_layers(self, h: Tensor, seen_now: "_Seen", m: int) -> Tensor:
+        """The last hidden layer from the features of the first m variables; units that only later variables need are left out."""
+        for layer in seen_now.layers[:-1]:
+            units = slice(None) if m == self.num_variables else slice(int((layer.degrees < m).sum()))
+            h = staircase(h, layer.weight[units, :h.shape[-1]], layer.bias[..., units], layer.ends[units], units_first=True)
+            h = ACTIVATIONS[self.activation](h)
+        return h
+
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """The last hidden layer, its units by degree, `(rows, last hidden)`."""
+        return self._hidden_layers(self.output.encode(x).flatten(-2), self._seen_now(context), self.num_variables)
 
     def _wired(self) -> list["_Wired"]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -366,6 +373,12 @@ class MADE(Family):
             return joint
         require(order is None, "a MADE of several masks takes no order but theirs", order)
         return Averaged(torch.zeros(self.masks, dtype=joint.dtype, device=joint.device), [self._under(mask, joint) for mask in range(self.masks)])
+
+    def features(self, x: Array, context: Tensor | None = None) -> Tensor:
+        """The last hidden layer under each mask, `(*L, masks * last hidden)`; as of any family."""
+        if self.masks == 1:
+            return super().features(x, context)
+        return torch.cat([self.of_mask(mask, context).features(x) for mask in range(self.masks)], -1)
 
     def of_mask(self, mask: int, context: Tensor | None = None) -> Autoregressive:
         """The joint under one of several masks, a component of the mixture that a call gives."""

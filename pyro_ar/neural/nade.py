@@ -73,6 +73,11 @@ class NADENet(OneLayerNet):
         raw = chain(self.output.encode(x), a, self.input_weight[:m], self.output_weight[:m], self.activation)
         return raw + self._bias(context, len(x))[..., :m, :]
 
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """The hidden layer when every variable has been read, `(rows, hidden)`."""
+        a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
+        return ACTIVATIONS[self.activation](a + self.output.encode(x).flatten(1) @ self.input_weight.flatten(0, 1))
+
     def _bias(self, context: Tensor | None, rows: int) -> Tensor:
         if context is None or self.output_context is None:
             return self.output_bias

@@ -122,6 +122,13 @@ class Net(Recorded, nn.Module):
         raw = self(whole.unflatten(-1, self.event_shape), **known, stop=m).flatten(1, -2)
         return raw[:, :m] if own is None else raw.index_select(1, own[:m])
 
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """What the net holds of whole rows `(rows, n)` in chain order, `(rows, features)`: a representation for other models to read.
+
+        As written here the raw parameters of all conditionals; a net with hidden layers of its own says which.
+        """
+        return self.in_chain(x, context, order).flatten(1)
+
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
         """The state in which nothing is known; `order` `(rows, n)` for any-order nets."""
         known = {name: t for name, t in (("context", context), ("order", order)) if t is not None}

@@ -121,6 +121,12 @@ class OrderlessNADENet(OneLayerNet, AnyOrderNet):
         out = self._through(a) @ self.output_weight.transpose(0, 1).flatten(1)
         return out.unflatten(-1, (n, raw)) + as_rows(context, self.output_context, len(x), self.output_bias)
 
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """The last hidden layer when every variable is known, `(rows, last hidden)`: the same in every order."""
+        x = x if order is None else x.gather(1, order.argsort(-1))
+        a = as_rows(context, self.hidden_context, len(x), self.hidden_bias)
+        return self._through(a + self._of_known(x, torch.ones_like(x, dtype=torch.bool)))
+
     def _of_known(self, x: Tensor, known: Tensor) -> Tensor:
         """What known variables add to the hidden layer, in one matrix product; both `(rows, n)`, in the variables' own order."""
         features = self.output.encode(torch.where(known, x, 0)) * known.unsqueeze(-1)

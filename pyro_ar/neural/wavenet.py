@@ -81,6 +81,10 @@ class WaveNetNet(Net):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self._head(self._pass(x, context))
 
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """The mean over places of the skips, as the head reads them, `(rows, skip)`."""
+        return F.elu(self._pass(x, context)).mean(1)
+
     def _pass(self, x: Tensor, context: Tensor | None, kept: list[Tensor] | None = None) -> Tensor:
         """The skips `(rows, m, skip)`, and the inputs of each layer, `(rows, m, hidden)`, where they are to be kept."""
         m = x.shape[1]

@@ -53,6 +53,12 @@ class Blocks(nn.Module):
             h = block(h, None if caches is None else caches[i], done if sees is None else sees)
         return self.norm(h)
 
+    def inside(self, h: Tensor) -> Tensor:
+        """The stream behind half of the blocks, the middle one included, causal."""
+        for block in list(self.blocks)[:(len(self.blocks) + 1) // 2]:
+            h = block(h, None, 0)
+        return h
+
     def caches(self, rows: int, n: int) -> list[Cache]:
         """Room for the keys and values of n tokens, per block, each `(rows, key_heads, n, width / heads)`."""
         shape = rows, self.key_heads, n, self.each

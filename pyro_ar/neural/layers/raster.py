@@ -167,6 +167,11 @@ class RasterNet(Net):
         raw = F.pad(h.unflatten(1, (C, self.output.raw)), (0, 0, 0, self.height - lines))
         return raw.movedim(2, -1).reshape(len(x), *self.event_shape, self.output.raw)
 
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """What the head reads, averaged within the fields of a 4 x 4 grid (of fewer where the image is smaller), `(rows, channels * fields)`."""
+        h = self.body.active(self.body(self._features(x), self._told(context), self._places(slice(self.height))))
+        return F.adaptive_avg_pool2d(h, (min(self.height, 4), min(self.width, 4))).flatten(1)
+
     def start(self, rows: int, context: Tensor | None = None, order: Tensor | None = None) -> Any:
         body, zeros, width = self.body, next(self.parameters()).new_zeros, self.width + self.body.beyond
         points = [*body.points, *self._head()]

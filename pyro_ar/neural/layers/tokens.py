@@ -89,9 +89,19 @@ class TokenNet(Net):
     # What follows.
 
     def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        return self._read_out(self.through(self._tokens(x, context, order)), self._places(0, x.shape[1], order))
+
+    def _tokens(self, x: Tensor, context: Tensor | None, order: Tensor | None) -> Tensor:
         places = self._places(0, x.shape[1], order)
-        tokens = F.pad(self._told(x, places)[:, :-1], (0, 0, 1, 0)) + self._asked(places) + self._of_context(context)
-        return self._read_out(self.through(tokens), places)
+        return F.pad(self._told(x, places)[:, :-1], (0, 0, 1, 0)) + self._asked(places) + self._of_context(context)
+
+    def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """The mean over tokens of what `inside` makes of them."""
+        return self.inside(self._tokens(x, context, order)).mean(1)
+
+    def inside(self, tokens: Tensor) -> Tensor:
+        """What represents a row, `(rows, m, numbers)`: what f gives, unless a net knows better."""
+        return self.through(tokens)
 
     def _places(self, first: int, end: int, order: Tensor | None) -> Tensor:
         """Where variables stand, `(m,)` or `(rows, m)`."""
