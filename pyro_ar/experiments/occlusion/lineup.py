@@ -157,9 +157,7 @@ def _bits_note(data: Dataset) -> str:
 def _latent(data: Dataset) -> Any:
     """A latent tree per class; grey levels through smooth emissions, or in black and white where the data are large.
 
-    Chosen on an inner split of the digits (1150 and 287 rows), accuracy and log score at 0, 50, 75 and 90 % hidden: smooth emissions 94.4 .38, 90.2 .43,
-    80.5 .64, 51.6 1.35; a table of 17 levels 92.0 .70, 89.5 .68, 74.9 .92, 51.2 1.53; normal emissions 94.4 .93, 89.9 .83, 75.6 .90, 55.7 1.49; black and
-    white 96.2 .14, 85.4 .44, 66.6 .99, 38.7 1.70; one structure for all classes, 10 rows of whose tables are made up, lost a point or more at 0 and 50 %.
+    Chosen on an inner split of the digits (`benchmarks/latent_tree_classifier.py --digits`): of seven settings the best at half of the pixels hidden.
     """
     states, large = data.num_states or 2, is_large(data)
     bits = states == 2 or large
