@@ -34,7 +34,7 @@ WIDEST = 7  # kernel of a family of images
 
 @dataclass(frozen=True)
 class Fitted:
-    """A joint, its free parameters, and the family that it came from, if that takes any order."""
+    """A joint, its free parameters, and its family where that takes any order and answers by one alone."""
 
     joint: Joint | OfLevels
     parameters: int
@@ -105,7 +105,7 @@ def _family(entry: Registered, orders: int, space: Space, seed: int, steps: floa
     fit(family, space.train.reshape(-1, *space.event_shape), seed=seed, progress=False, accelerator="cpu", **options)
     family.eval()
     made = family if orders == 1 else OverOrders(family, orders, generator=Generator().manual_seed(seed))
-    return Fitted(made(), family.num_parameters, family if family.any_order else None)
+    return Fitted(made(), family.num_parameters, family if family.any_order and orders == 1 else None)
 
 
 def _sizes(entry: Registered, space: Space) -> dict[str, Any]:

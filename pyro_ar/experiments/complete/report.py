@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_ar.experiments.complete.pictures import picture
-from pyro_ar.experiments.complete.run import Plan
+from pyro_ar.experiments.complete.run import AVERAGED, Plan
 from pyro_ar.experiments.complete.tasks import TASKS
 from pyro_ar.experiments.store import write_atomically, write_csv
 
@@ -79,7 +79,26 @@ def tables(plan: Plan, units: Units) -> RenderableType:
     parts: list[RenderableType] = [Text(str(plan.data))]
     for task in plan.tasks or ():
         parts += [Text(""), table(task, cells_of(units, task))]
-    return Group(*parts, Text("\n" + NOTE))
+    return Group(*parts, *_coherences(units), Text("\n" + NOTE))
+
+
+def _coherences(units: Units) -> list[RenderableType]:
+    """How far any-order families are from one joint; nothing where there are none."""
+    measured = [unit for unit in units if "coherence" in unit]
+    if not measured:
+        return []
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    shown.add_column("family", no_wrap=True)
+    for head in ("orders averaged", "log p(x)", "spread over orders", "|marginal - sum|", "marginal - sum"):
+        shown.add_column(head, justify="right")
+    for unit in measured:
+        found = unit["coherence"]
+        for i, many in enumerate(AVERAGED):
+            name = f"{unit['model']} of {unit['space']}" if i == 0 else ""
+            shown.add_row(name, str(many), f"{found['log_prob'][i]:.2f}", f"{found['spread'][i]:.3f}", f"{found['gap'][i]:.4f}", f"{found['bias'][i]:.4f}")
+    hidden = " or ".join(dict.fromkeys(str(unit["coherence"]["hidden"]) for unit in measured))
+    return [Text("\nHow far any-order families are from one joint: nats per row", style="bold"), shown,
+            Text(f"One joint would have the same log p(x) in every order, and marginals that are sums of p over hidden cells ({hidden} of a row, at random).")]
 
 
 def table(task: str, cells: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -118,7 +137,17 @@ def screen(plan: Plan, units: Units, written: Sequence[Path]) -> RenderableType:
     names = list(dict.fromkeys(unit["model"] for unit in units))
     parts = [_overview("Held-out log p of hidden cells given the visible ones, nats per hidden cell (higher is better)", cells, names, _log_p),
              _overview("\nError of the fill, RMSE in levels (of joints: of the mean of their draws)", cells, names, _rmse)]
-    return Group(*parts, Text(NOTE + " report.txt has all errors; --full shows it."), files)
+    return Group(*parts, *_coherence_lines(units), Text(NOTE + " report.txt has all errors; --full shows it."), files)
+
+
+def _coherence_lines(units: Units) -> list[Text]:
+    lines = []
+    for unit in units:
+        if found := unit.get("coherence"):
+            lines.append(Text(f"Coherence, {unit['model']} of {unit['space']}: log p of a row spreads by {found['spread'][0]:.2f} nats over orders, by "
+                              f"{found['spread'][-1]:.2f} averaged over {AVERAGED[-1]}; marginals are {found['gap'][0]:.3f} and "
+                              f"{found['gap'][-1]:.3f} nats off sums."))
+    return lines
 
 
 def _overview(title: str, cells: Mapping[str, Mapping[str, Any]], names: Sequence[str], say: Any) -> RenderableType:

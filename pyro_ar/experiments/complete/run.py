@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.data import Dataset
@@ -23,12 +23,15 @@ from pyro_ar.experiments.complete.spaces import Space, blocks, colours, pixels
 from pyro_ar.experiments.complete.tasks import TASKS, affected
 from pyro_ar.experiments.store import Results
 from pyro_ar.experiments.workers import do_units
+from pyro_ar.inference import coherence
 from pyro_ar.provenance import digest_of
 
-__all__ = ["DRAWN", "SHOWN", "Plan", "run"]
+__all__ = ["AVERAGED", "DRAWN", "SHOWN", "Plan", "run"]
 
 SHOWN = 3  # images of a picture
 DRAWN = 4  # completions of each in it
+AVERAGED = (1, 4, 16)  # orders, in the report of any-order families
+MEASURED = 10  # rows of it
 FAILURES = (ValueError, ArithmeticError, RuntimeError)  # of data that a model cannot use: constant, singular, too many
 
 @dataclass(frozen=True)
@@ -146,8 +149,15 @@ def one_unit(plan: Plan, key: Mapping[str, str]) -> dict[str, Any]:
         for task in tasks:
             torch.manual_seed(plan.seed)  # what is drawn for a task depends on no other task
             cells[task] = _cell(plan, task, fitted.joint)
-    return unit | {"parameters": fitted.parameters, "fit_seconds": round(done - start, 3), "answer_seconds": round(time.process_time() - done, 3),
-                   "cells": cells}
+        unit |= {"parameters": fitted.parameters, "fit_seconds": round(done - start, 3), "answer_seconds": round(time.process_time() - done, 3)}
+        return unit | {"cells": cells} | ({} if fitted.any_order is None else {"coherence": _coherence(plan.space(name), fitted.any_order, plan.seed)})
+
+
+def _coherence(space: Space, family: Any, seed: int) -> dict[str, Any]:
+    """Of the first held-out rows."""
+    rows = space.test[:MEASURED].reshape(-1, *space.event_shape)
+    found = coherence(family, rows, num_orders=2 * max(AVERAGED), averaged=AVERAGED, generator=Generator().manual_seed(seed))
+    return {name: list(getattr(found, name).values()) for name in ("log_prob", "spread", "gap", "bias")} | {"hidden": found.num_hidden, "rows": found.rows}
 
 
 def _cell(plan: Plan, task: str, joint: Any) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """`pyro-ar complete`: which numbers are written, against the same by hand; resumption, workers and refusals."""
 
 import csv
+import io
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from rich.console import Console
 
 from pyro_ar import data
 from pyro_ar.cli import app as cli
@@ -15,9 +20,16 @@ from pyro_ar.experiments.complete.lineup import FILLS, MODELS, Fitted, Model, fi
 from pyro_ar.experiments.complete.run import Plan, one_unit
 from pyro_ar.experiments.complete.spaces import Space, pixels
 from pyro_ar.experiments.complete.tasks import TASKS
+from pyro_ar.inference import coherence, one_joint
 from pyro_ar.tables import FullyIndependent
 
 SMALL = ["--rows", "60", "--completed", "4", "--draws", "4", "--particles", "16", "--steps", "0.02", "--workers", "1"]
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+    monkeypatch.setattr(running, "MEASURED", 2)
+    monkeypatch.setattr(one_joint, "MOST_STATES", 8)
 
 
 def rows_of(path):
@@ -92,6 +104,31 @@ def test_scores_are_of_held_out_rows_given_what_is_seen(plan):
         seen = ~hidden[:3].reshape(3, 8, 8).numpy()
         assert (np.array(cell["draws"])[:, seen] == space.test[:3].reshape(3, 8, 8).numpy()[seen]).all()
         assert (np.array(cell["deviation"]).reshape(3, 8, 8)[seen] == 0).all()
+
+
+def test_coherence_of_any_order_families_is_told(monkeypatch):
+    """The same numbers from the family itself, which is recorded as it is fitted."""
+    plan = Plan(data.digits(binary=True).head(100), ("inpainting", "lower-half", "upper-half"), ("OrderlessNADE", "OrderlessNADE x4", "independent"), rows=3,
+                draws=4, steps=0.02)
+    made = []
+    whole = MODELS["OrderlessNADE"]
+    monkeypatch.setitem(lineup.MODELS, "OrderlessNADE", Model(lambda *of: made.append(whole.fit(*of)) or made[-1]))
+    units = [one_unit(plan, {"space": space, "model": model}) for space, model in plan.units]
+    assert ["coherence" in unit for unit in units] == [False, True, False]
+    wanted = coherence(made[0].any_order, plan.space("pixels").test[:2].reshape(-1, 1, 8, 8), num_orders=32, averaged=(1, 4, 16),
+                       generator=torch.Generator().manual_seed(0))
+    found = units[1]["coherence"]
+    assert found["spread"] == pytest.approx(list(wanted.spread.values()))
+    assert found["gap"] == pytest.approx(list(wanted.gap.values()))
+    assert found["bias"] == pytest.approx(list(wanted.bias.values()))
+    assert found["log_prob"] == pytest.approx(list(wanted.log_prob.values()))
+    assert (found["hidden"], found["rows"]) == (3, 2)
+    screen = Console(width=150, file=io.StringIO())
+    screen.print(report.screen(plan, units, [Path("out/report.txt")]), report.tables(plan, units))
+    said = screen.file.getvalue()
+    assert f"spreads by {wanted.spread[1]:.2f} nats over orders, by {wanted.spread[16]:.2f} averaged over 16" in " ".join(said.split())
+    assert f"{wanted.gap[4]:.4f}" in said
+    assert f"{wanted.bias[16]:.4f}" in said
 
 
 def test_plain_fills_by_loops(plan):
