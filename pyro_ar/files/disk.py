@@ -35,12 +35,13 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     * every **family**, `OverOrders`, and families of your own that derive from `Family` with a constructor that can be called with
       numbers, words, tensors and outputs (pass your classes to `load`), with their mode (training or eval);
     * every **classifier**, `Plausibility` too, fitted or not, with its parameters and whatever `fit` left in it;
+    * `JointImputer`, fitted or not, with its columns and its joint, where that is none or a name;
     * `Bayesian`, and the `Posterior` of its `fit`, with rows, draws and what `refit` needs;
     * inside these, the transforms of torch that act on cells (affine, exp, power, sigmoid, softplus, tanh, Pyro's leaky ReLU, their
       inverses and compositions), and Pyro's scalar priors over the reals.
 
     **Not covered**, and refused: a plain `Family` around a net, which does not say how the net was made; weights that Pyro draws (`PyroSample`;
-    save the `Posterior`); a `JointImputer` (save its joint); functions, such as `train` of a `GenerativeClassifier`, and random generators as
+    save the `Posterior`); functions, such as `train` of a `GenerativeClassifier`, and random generators as
     `random_state`; transforms, priors and estimators of other kinds. Not kept: gradients, and which tensors of a joint required them; devices
     (tensors come back on the CPU); the state of an optimiser (see `folder` of `par.fit`).
 

@@ -15,6 +15,7 @@ from pyro_ar.budget import at_once
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.imputation.columns import Column, decoded, encoded, read_columns
 from pyro_ar.imputation.recipes import NUMBERS_ONLY, RECIPES, choose, fitting
+from pyro_ar.inference.arviz_bridge import to_arviz
 from pyro_ar.joint import Joint
 
 __all__ = ["JointImputer"]
@@ -26,7 +27,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
     r"""Fill hidden cells from :math:`p(x_h \mid x_v)`, and draw completed tables for multiple imputation.
 
     `transform` puts the conditional mean of numbers, and the most probable value of other columns, in place of NaN (None, pd.NA). `sample` draws m
-    completed tables: an analysis of each, pooled by Rubin's rules, knows how unsure the holes leave it. Where means have no closed form (rank-normal
+    completed tables: an analysis of each, pooled by Rubin's rules (`pool`), knows how unsure the holes leave it. Where means have no closed form (rank-normal
     joints, states) they are those of 200 draws, whose error is a fourteenth of a standard deviation of the cell.
 
     Args:
@@ -146,14 +147,38 @@ class JointImputer(TransformerMixin, BaseEstimator):
         tables = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(check_random_state(self._seed() if random_state is None else random_state).randint(2**31)))
-            for _ in range(num_samples):
+            drawn = self._draws(rows, seen, num_samples) if self._kept and bool((~seen).any()) else [None] * num_samples
+            for codes in drawn:
                 filled = [list(column) for column in cells]
-                if self._kept and bool((~seen).any()):
-                    codes = self._draws(rows, seen, 1)[0]
+                if codes is not None:
                     for k, i in enumerate(self._kept):
                         _put(filled[i], decoded(codes[:, k].numpy(), self.columns_[i], draw=True), ~seen[:, k].numpy())
                 tables.append(self._like(X, filled))
         return tables
+
+    def draws(self, X: Any, num_samples: int = 100, *, random_state: Any = None) -> Any:
+        """The hidden cells of `sample` for ArviZ: its `InferenceData` (or `DataTree`), whose posterior has a variable `(1, num_samples, holes)` for each
+        column with holes, from the first row to the last; states by their position in `values` of the column.
+
+        Args:
+            X: As in `fit`.
+            num_samples: Draws, independent given the fitted joint: one chain.
+            random_state: As in `sample`.
+
+        Raises:
+            ValueError: As `sample`, or there is no hole.
+        """
+        tables = self.sample(X, num_samples, random_state=random_state)
+        holes = ~self._read(X)[2].numpy()
+        require(bool(holes.any()), "draws of hidden cells want a table with holes")
+        whole = [self._cells(table, reset=False)[0] for table in tables]
+        found = {}
+        for k, i in enumerate(self._kept):
+            if holes[:, k].any():
+                about = self.columns_[i]
+                cells = np.stack([encoded([table[i][holes[:, k]]], [about]).numpy()[:, 0] for table in whole])
+                found[about.name] = (cells * about.scale + about.center if about.is_number else cells)[None]
+        return to_arviz({"posterior": found}, how=f"{type(self).__name__}, {num_samples} independent draws")
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns, which are those that came."""
@@ -201,7 +226,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
         if closed is None or not bool(numbers.all()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(check_random_state(self._seed()).randint(2**31)))
-                drawn = torch.stack([self._draws(some, visible, 1)[0] for _ in range(DRAWS)])
+                drawn = self._draws(some, visible, DRAWS)
             mean = drawn.mean(0) if closed is None else closed
             answer[holes] = torch.where(numbers, mean, drawn.mode(0).values)
         else:
