@@ -109,7 +109,8 @@ def joint(recipe=None):
 RIVALS = {
     OURS: joint(),
     "iterative (ridge)": with_draws,
-    "iterative (forest)": scaled(lambda seed: IterativeImputer(RandomForestRegressor(30, max_features="sqrt", random_state=seed), max_iter=3, random_state=seed)),
+    "iterative (forest)": scaled(lambda seed: IterativeImputer(RandomForestRegressor(30, max_features="sqrt", random_state=seed), max_iter=3,
+                                                              random_state=seed)),
     "k neighbours": scaled(lambda seed: KNNImputer(n_neighbors=10)),
     "median": scaled(lambda seed: SimpleImputer(strategy="median")),
 }
@@ -155,7 +156,7 @@ def ahead(mine, theirs):
 
 
 def shown(value, digits):
-    return "-" if value is None or value != value else f"{value:.{digits}f}"
+    return "-" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def main() -> None:
@@ -185,8 +186,8 @@ def main() -> None:
         for share in SHARES:
             units = {name: list(results.each([{"table": table, "share": share, "rival": name, "repeat": r} for r in range(options.repeats)], work))
                      for name in names}
-            mean = {name: {key: np.mean([u[key] for u in some]) if some[0][key] is not None else None for key in ("nrmse", "wrong", "score", "inside", "seconds")}
-                    for name, some in units.items()}
+            mean = {name: {key: np.mean([u[key] for u in some]) if some[0][key] is not None else None
+                           for key in ("nrmse", "wrong", "score", "inside", "seconds")} for name, some in units.items()}
             print(f"{table} {x.shape}, {share} hidden; chosen: {units[OURS][0]['chosen']}")
             for name, m in mean.items():
                 print(f"    {name:24s} NRMSE {shown(m['nrmse'], 3):>6s}  wrong {shown(m['wrong'], 1):>5s} %  score {m['score']:.3f}  "

@@ -140,6 +140,11 @@ def test_the_choice_sees_no_row_that_it_scores():
     numbers = [{tuple(row) for row in rows.tolist()} for rows in fits]
     asked = [{tuple(row) for row in rows.tolist()} for rows, _ in scores]
     assert all(0.5 < visible.double().mean() < 0.9 for _, visible in scores)  # three tenths are hidden
+    for rows, visible in scores:  # each row is asked four times, with other cells hidden
+        copies = visible.reshape(4, 20, 3)
+        assert torch.equal(rows.reshape(4, 20, 3), rows[:20].expand(4, 20, 3))
+        assert len({tuple(copy.flatten().tolist()) for copy in copies}) == 4
+    assert all(len(rows) == 40 for rows in fits)
     for fitted, one in zip(numbers, asked, strict=True):
         assert not fitted & one
         assert len(fitted | one) == 60
