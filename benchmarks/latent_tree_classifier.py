@@ -22,7 +22,7 @@ SHARES = {"letters": (0.0, 0.25, 0.5, 0.75, 0.9), "digits": (0.0, 0.5, 0.75, 0.9
 
 
 def trees(**options):
-    return GenerativeClassifier(LatentTree, fit_options={"num_hidden": 16, "generator": torch.Generator().manual_seed(0), **options})
+    return GenerativeClassifier(LatentTree, fit_options={"num_hidden": 16, "batch_size": 200, "generator": torch.Generator().manual_seed(0), **options})
 
 
 LETTERS = {
@@ -31,7 +31,7 @@ LETTERS = {
     "shared, K = 32": lambda: trees(num_states=2, num_hidden=32, shared=30.0, epochs=20),
     "shared, finish": lambda: trees(num_states=2, shared=10.0, epochs=15, finish=3),
 }
-SMALL = {"smoothing": 1.0, "epochs": 25, "batch_size": 200, "num_hidden": 8}
+SMALL = {"smoothing": 1.0, "epochs": 25, "num_hidden": 8}
 DIGITS = {
     "smooth": lambda: trees(**SMALL, output=outputs.DiscretisedLogisticMixture(17, 2)),
     "table": lambda: trees(**SMALL, num_states=17),
