@@ -222,7 +222,7 @@ class Bayesian:
             pyro.sample("x", joint if visible is None else joint.marginal(visible), obs=x)
 
     def fit(self, x: Array, visible: Array | None = None, *, method: str = "nuts", num_draws: int = 500, num_chains: int = 4,
-            warmup: int = 300, steps: int = 2000, lr: float = 0.02, rank: int = 10, max_tree_depth: int = 8, seed: int = 0,
+            warmup: int = 300, steps: int = 2000, lr: float = 0.02, rank: int = 10, max_tree_depth: int = 8, start: str = "zeros", seed: int = 0,
             progress: bool = True) -> Posterior:
         r"""Draws of the weights given the rows.
 
@@ -237,6 +237,7 @@ class Bayesian:
             lr: Its step size, decayed to a tenth.
             rank: Of 'low-rank'.
             max_tree_depth: Of NUTS.
+            start: Where guides begin: 'zeros', or 'family' for the family's present weights, as nets of several layers want it.
             seed: Of everything.
             progress: Show a bar on standard error: a chain of NUTS may take minutes. Refits say nothing.
 
@@ -249,6 +250,7 @@ class Bayesian:
         require(method != "nuts" or num_draws >= 4, "num_draws of nuts must be 4 or more, so that its diagnostics can be computed", num_draws)
         require(min(warmup, steps) >= 1 and lr > 0, "warmup, steps and lr must be positive", warmup, steps, lr)
         require(isinstance(rank, int) and rank >= 1, "rank must be 1 or more", rank)
+        require(start in ("zeros", "family"), "start must be 'zeros' or 'family'", start)
         x, visible = read_rows(x, visible)
         rows = self._rows(x, visible)
         losses: list[float] = []
@@ -257,12 +259,12 @@ class Bayesian:
             if method == "nuts":
                 draws, diverging = self._nuts(rows, num_draws, num_chains, warmup, max_tree_depth, seed, progress)
             else:
-                draws, losses = self._svi(rows, method, num_draws * num_chains, steps, lr, rank, progress)
+                draws, losses = self._svi(rows, method, num_draws * num_chains, steps, lr, rank, start, progress)
                 draws = {name: t.unflatten(0, (num_chains, num_draws)) for name, t in draws.items()}
                 diverging = torch.zeros(num_chains, num_draws, dtype=torch.bool)
 
         options = {"method": method, "num_draws": num_draws, "num_chains": num_chains, "warmup": warmup, "steps": steps, "lr": lr, "rank": rank,
-                   "max_tree_depth": max_tree_depth, "seed": seed, "progress": False}
+                   "max_tree_depth": max_tree_depth, "start": start, "seed": seed, "progress": False}
         return Posterior(self.bind(draws), draws, x, visible, method, diverging, Refit(self, options), None, *_settling(losses))
 
     def _rows(self, x: Tensor, visible: Tensor | None) -> dict[str, Tensor | None]:
@@ -293,9 +295,11 @@ class Bayesian:
             diverging[c, [i for i in found if i < num_draws]] = True
         return {name: torch.stack([chain[name] for chain in chains]) for name in self.sizes}, diverging
 
-    def _svi(self, rows: dict[str, Tensor | None], method: str, count: int, steps: int, lr: float, rank: int,
+    def _svi(self, rows: dict[str, Tensor | None], method: str, count: int, steps: int, lr: float, rank: int, begin: str,
              progress: bool) -> tuple[dict[str, Tensor], list[float]]:
-        start = init_to_value(values={name: torch.zeros(size, dtype=self._template.dtype, device=self._template.device) for name, size in self.sizes.items()})
+        now = self.family().tensors
+        values = {name: now[name].detach().flatten()[index] for name, index in self._free.items()}
+        start = init_to_value(values={name: t if begin == "family" else torch.zeros_like(t) for name, t in values.items()})
         options: dict[str, Any] = {"rank": min(rank, self.num_weights)} if method == "low-rank" else {}
         options |= {} if method == "laplace" else {"init_scale": 0.05}
         guide = GUIDES[method](self.model, init_loc_fn=start, **options)
