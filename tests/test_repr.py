@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from registered import ANY_SHAPE, OF_IMAGES, VARIANTS
 from test_conformance import JOINTS, tree
 
 import pyro_ar as par
@@ -18,14 +19,11 @@ from pyro_ar.neural.over_orders import OverOrders
 MOST = 150
 randn = torch.randn
 FAMILIES = {
-    "FVSBN": lambda: par.FVSBN(5),
-    "NADE": lambda: par.NADE((8, 8), hidden=50, output=par.outputs.Categorical(17), context_dim=10),
-    "MADE": lambda: par.MADE(784, hidden=(500, 500), output=par.outputs.DiscretisedLogisticMixture(256, 10)),
-    "PerDimensionMLP": lambda: par.PerDimensionMLP(6, hidden=(4, 3)),
-    "RecurrentAR": lambda: par.RecurrentAR((8, 8), 16, par.outputs.Categorical(17), cell="lstm", layers=2, places=False),
-    "AnyOrderTransformer": lambda: par.AnyOrderTransformer((1, 8, 8), 32, 2, 4, context_dim=10),
-    "CausalTransformer": lambda: par.CausalTransformer((1, 8, 8), 32, 2, 4, context_dim=10, key_heads=2, dropout=0.1),
-    "OrderlessNADE": lambda: par.OrderlessNADE(6, 8),
+    **{name: partial(make, (1, 4, 6), context_dim=3) for name, make in {**ANY_SHAPE, **OF_IMAGES, **VARIANTS}.items()},
+    "large NADE": lambda: par.NADE((8, 8), hidden=50, output=par.outputs.Categorical(17), context_dim=10),
+    "large MADE": lambda: par.MADE(784, hidden=(500, 500), output=par.outputs.DiscretisedLogisticMixture(256, 10)),
+    "large RecurrentAR": lambda: par.RecurrentAR((8, 8), 16, par.outputs.Categorical(17), cell="lstm", layers=2, places=False),
+    "large CausalTransformer": lambda: par.CausalTransformer((1, 8, 8), 32, 2, 4, context_dim=10, key_heads=2, dropout=0.1),
     "OverOrders": lambda: OverOrders(par.OrderlessNADE(6, 8), 3),
 }
 MORE = {
@@ -39,7 +37,8 @@ MORE = {
 
 def bound(make):
     family = make()
-    return family(torch.eye(10)) if getattr(family, "context_dim", 0) else family()
+    width = getattr(family, "context_dim", 0)
+    return family(torch.eye(width)) if width else family()
 
 
 EVERY = JOINTS | MORE | {name: partial(bound, make) for name, make in FAMILIES.items()}

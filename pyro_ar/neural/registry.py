@@ -45,6 +45,7 @@ class Registered:
     Attributes:
         family: The class.
         small: Options of a small one, for tests.
+        variants: Other options of small ones, for tests, by a word that tells them apart.
         free: It takes any event shape, output and context; otherwise the tests make theirs by hand.
         counted: Options of the one whose parameters `pyro-ar parameters` counts; None: it is left out.
         formula: Of the count, for two states and for K.
@@ -58,6 +59,7 @@ class Registered:
 
     family: type[Family]
     small: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     free: bool = True
     counted: Mapping[str, Any] | None = None
     formula: tuple[str, str] = ("", "")
@@ -74,25 +76,32 @@ FAMILIES: dict[str, Registered] = {
         FVSBN, counted={}, formula=("n (n+1)/2", "n (K-1) + (K-1)^2 n (n-1)/2"), remark=" (linear logits)", compared=Trained(fit={"lr": 1e-2}),
         classifies=Trained(fit={"epochs": 40, "batch_size": 128, "lr": 3e-2}), shown=Trained(fit={"lr": 1e-2})),
     "NADE": Registered(
-        NADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("2 n h + n", "((2n-1) h + n) (K-1) + h"), remark=f", h = {UNITS}",
+        NADE, {"hidden": 5}, {"relu": {"activation": "relu"}},
+        counted={"hidden": UNITS}, formula=("2 n h + n", "((2n-1) h + n) (K-1) + h"), remark=f", h = {UNITS}",
         compared=Trained({"hidden": 64}, {"lr": 5e-3}),
         classifies=Trained({"hidden": 64}, {"epochs": 60, "batch_size": 256, "lr": 3e-2, "weight_decay": 0.3}),
         shown=Trained({"hidden": 100}, {"lr": 1e-2})),
     "MADE": Registered(
-        MADE, {"hidden": (5, 4), "activation": "tanh"}, counted={"hidden": UNITS}, formula=("about n h + n + h", "about (n h + n) (K-1) + h"),
+        MADE, {"hidden": (5, 4), "activation": "tanh"}, {"direct": {"hidden": (20, 3, 9), "direct": True}},
+        counted={"hidden": UNITS}, formula=("about n h + n + h", "about (n h + n) (K-1) + h"),
         remark=f", h = {UNITS}", most_counted=10**7, shown=Trained({"hidden": (200,)})),
     "OrderlessNADE": Registered(
-        OrderlessNADE, {"hidden": 5}, counted={"hidden": UNITS}, formula=("3 n h + n + h", "(2n h + n) (K-1) + (n+1) h"), remark=f", h = {UNITS}",
+        OrderlessNADE, {"hidden": 5}, {"deep": {"hidden": (6, 3, 5), "activation": "relu"}},
+        counted={"hidden": UNITS}, formula=("3 n h + n + h", "(2n h + n) (K-1) + (n+1) h"), remark=f", h = {UNITS}",
         compared=Trained({"hidden": 64}, {"lr": 5e-3}, "any-order NADE"),
         classifies=Trained({"hidden": 64}, {"epochs": 40, "batch_size": 64, "lr": 2e-2}), shown=Trained({"hidden": 100}, {"lr": 1e-2})),
     "PerDimensionMLP": Registered(
-        PerDimensionMLP, {"hidden": 4}, counted={"hidden": 16}, formula=("h n (n-1)/2 + 2 n h + n", "h (K-1) n (n-1)/2 + n h + n (h+1) (K-1)"),
+        PerDimensionMLP, {"hidden": 4}, {"deep": {"hidden": (4, 3, 5), "activation": "relu"}},
+        counted={"hidden": 16}, formula=("h n (n-1)/2 + 2 n h + n", "h (K-1) n (n-1)/2 + n h + n (h+1) (K-1)"),
         remark=", h = 16", shown=Trained({"hidden": 8}, {"lr": 5e-3})),
-    "RecurrentAR": Registered(RecurrentAR, {"hidden": 5}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
+    "RecurrentAR": Registered(
+        RecurrentAR, {"hidden": 5}, {"lstm": {"hidden": 4, "cell": "lstm", "layers": 2, "width": 3}}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
     "CausalTransformer": Registered(
-        CausalTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
+        CausalTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
+        shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "AnyOrderTransformer": Registered(
-        AnyOrderTransformer, {"width": 8, "layers": 1, "heads": 2}, shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
+        AnyOrderTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
+        shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),

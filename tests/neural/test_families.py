@@ -1,34 +1,16 @@
 """Every family, with every output and many shapes, passes every check of the conformance kit."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from registered import ANY_SHAPE, OF_IMAGES, VARIANTS
+
 from pyro_ar import outputs
-from pyro_ar.neural.any_order_transformer import AnyOrderTransformer
-from pyro_ar.neural.causal_transformer import CausalTransformer
-from pyro_ar.neural.fvsbn import FVSBN
-from pyro_ar.neural.made import MADE
-from pyro_ar.neural.nade import NADE
-from pyro_ar.neural.orderless_nade import OrderlessNADE
-from pyro_ar.neural.per_dimension_mlp import PerDimensionMLP
-from pyro_ar.neural.recurrent_ar import RecurrentAR
 from pyro_ar.testing import CHECKS, NotApplicable
 
-FAMILIES = {
-    "fvsbn": FVSBN,
-    "nade": lambda *args, **kwargs: NADE(*args, hidden=4, **kwargs),
-    "relu nade": lambda *args, **kwargs: NADE(*args, hidden=4, activation="relu", **kwargs),
-    "made": lambda *args, **kwargs: MADE(*args, hidden=(5, 4), activation="tanh", direct=True, **kwargs),
-    "orderless": lambda *args, **kwargs: OrderlessNADE(*args, hidden=4, **kwargs),
-    "deep orderless": lambda *args, **kwargs: OrderlessNADE(*args, hidden=(4, 3), **kwargs),
-    "per dimension": lambda *args, **kwargs: PerDimensionMLP(*args, hidden=3, **kwargs),
-    "gru": lambda *args, **kwargs: RecurrentAR(*args, hidden=4, **kwargs),
-    "lstm": lambda *args, **kwargs: RecurrentAR(*args, hidden=3, cell="lstm", layers=2, **kwargs),
-    "transformer": lambda *args, **kwargs: CausalTransformer(*args, width=4, layers=1, heads=2, **kwargs),
-    "any-order transformer": lambda *args, **kwargs: AnyOrderTransformer(*args, width=4, layers=1, heads=2, **kwargs),
-}
 MIXED = outputs.PerVariable.of_states([2, 3, 1, 2], "one-hot")
 OUTPUTS = {
     "bernoulli": outputs.Bernoulli(),
@@ -50,6 +32,13 @@ def for_shape(make):
     def made(shape, output, **options):
         n = shape if isinstance(shape, int) else math.prod(shape)
         return make(shape, output=outputs.PerVariable(output.outputs[:n]) if output is MIXED else output, **options)
+    return made
+
+
+def on_images(make):
+    """`make` with the smallest images that a kernel of 3 fits in, whatever shape is asked, and no order."""
+    def made(shape, order=None, **options):
+        return make({3: (2, 3), (1, 2, 2): (1, 2, 3)}.get(shape, shape), **options)
     return made
 
 
@@ -102,31 +91,45 @@ def one_variable(make, output):
     return with_random_weights(make(1, output=output, context_dim=1))(torch.randn(1))
 
 
+def colours(make, output):
+    return with_random_weights(make((2, 2, 3), output=output))()
+
+
 SETTINGS = [vector, image, context, batch, weight_draws, draws_and_context, orders, one_variable]
+OF_PLACES = [image, context, batch, weight_draws, draws_and_context, colours]
 
 
 def cases():
     """Every check on every family with every output in every setting; by default each pair of these in one setting, taken in turn.
 
     Draws of real cells are compared with densities on grids, which takes minutes for nets that attend or remember: by default of one family only.
+    Of families that share a net, and of variants, one stands for all. Images have six cells,
+    too many real ones for grids; by default one output, in another setting for each.
     """
-    found = []
-    for i, (name, make) in enumerate(FAMILIES.items()):
-        for j, (kind, output) in enumerate(OUTPUTS.items()):
-            for k, setting in enumerate(SETTINGS):
-                if output is MIXED and setting is orders and "order" not in name:  # refused: each variable has an output of its own
-                    continue
-                # Of families that share a net, one stands for both.
-                usual = k == (3 * i + j) % len(SETTINGS) and name not in ("lstm", "deep orderless") and (kind not in LATER or name == "fvsbn")
-                for check in CHECKS:
-                    real = output.num_states is None and output is not MIXED
-                    drawn = check.__name__.endswith("samples_follow_log_prob") and real and (name, kind) != ("fvsbn", "normal")
-                    slow = [] if usual and not drawn else [pytest.mark.slow]
-                    found.append(pytest.param(check, setting, for_shape(make), output, id=f"{check.__name__}-{name}, {kind}, {setting.__name__}", marks=slow))
-    return found
+    for i, (name, make) in enumerate({**ANY_SHAPE, **VARIANTS}.items()):
+        for (j, (kind, output)), (k, setting) in itertools.product(enumerate(OUTPUTS.items()), enumerate(SETTINGS)):
+            if output is MIXED and setting is orders and not make.func.net_type.any_order:  # refused: each variable has an output of its own
+                continue
+            usual = k == (3 * i + j) % len(SETTINGS) and name not in VARIANTS and (kind not in LATER or name == "FVSBN")
+            real = output.num_states is None and output is not MIXED
+            for check in CHECKS:
+                drawn = check.__name__.endswith("samples_follow_log_prob") and real and (name, kind) != ("FVSBN", "normal")
+                yield case(check, setting, for_shape(make), output, f"{name}, {kind}", fast=usual and not drawn)
+    discrete = [(kind, output) for kind, output in OUTPUTS.items() if output.num_states and output is not MIXED]
+    for i, (name, make) in enumerate(OF_IMAGES.items()):
+        for (kind, output), (k, setting) in itertools.product(discrete, enumerate(OF_PLACES)):
+            usual = kind == "bernoulli" and k == i % len(OF_PLACES)
+            for check in CHECKS:
+                drawn = check.__name__.endswith("samples_follow_log_prob") and i > 0
+                yield case(check, setting, on_images(make), output, f"{name}, {kind}", fast=usual and not drawn)
 
 
-@pytest.mark.parametrize(("check", "setting", "make", "output"), cases())
+def case(check, setting, make, output, name, *, fast):
+    marks = [] if fast else [pytest.mark.slow]
+    return pytest.param(check, setting, make, output, id=f"{check.__name__}-{name}, {setting.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("check", "setting", "make", "output"), list(cases()))
 def test_conforms(check, setting, make, output, float64):
     try:
         check(setting(make, output))

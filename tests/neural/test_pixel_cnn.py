@@ -32,7 +32,7 @@ def randomised(family, scale=0.7):
     return family
 
 
-# The kits.
+# The kit of nets; that of joints runs in test_families.py.
 
 
 def net_cases():
@@ -60,50 +60,6 @@ def test_the_contract_is_kept_by_columns_of_several_kinds(gated) -> None:
     net = small((2, 2, 3), mixed, 2, gated=gated, places=True).net
     for check in NET_CHECKS[:-1]:
         check(net)
-
-
-def image(output, gated):
-    return randomised(small((1, 2, 3), output, gated=gated))()
-
-
-def colours(output, gated):
-    return randomised(small((2, 2, 3), output, gated=gated), 0.5)()
-
-
-def context(output, gated):
-    return randomised(small((2, 3), output, 2, gated=gated))(torch.randn(2))
-
-
-def batch(output, gated):
-    return randomised(small((2, 3), output, 2, gated=gated))(torch.randn(2, 2))
-
-
-def weight_draws(output, gated):
-    joint = randomised(small((2, 3), output, gated=gated))()
-    return joint.with_tensors({name: t + 0.3 * torch.randn(2, *t.shape) for name, t in joint.tensors.items()})
-
-
-SETTINGS = [image, colours, context, batch, weight_draws]
-
-
-FAST = {(image, "bernoulli", False), (colours, "bernoulli", True), (context, "categorical", True), (batch, "logistic mixture", False),
-        (weight_draws, "bernoulli", True)}
-
-
-def joint_cases():
-    """Every setting, output, kind and check; by default each setting once."""
-    for setting, gated, output, check in itertools.product(SETTINGS, [False, True], OUTPUTS, testing.CHECKS):
-        long = setting is colours and check is testing.given_samples_follow_log_prob
-        yield pytest.param(setting, OUTPUTS[output], gated, check, marks=[] if (setting, output, gated) in FAST and not long else [pytest.mark.slow],
-                           id=f"{setting.__name__}, {output}, {'gated' if gated else 'masked'}, {check.__name__}")
-
-
-@pytest.mark.parametrize(("setting", "output", "gated", "check"), list(joint_cases()))
-def test_conforms(check, setting, output, gated, float64) -> None:
-    try:
-        check(setting(output, gated))
-    except testing.NotApplicable as reason:
-        pytest.skip(str(reason))
 
 
 # Slow loops.

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 import pyro_ar as par
 
-from pyro_ar import testing
 from pyro_ar.neural import DiagonalBiLSTM, RowLSTM
 from pyro_ar.order import channels_within_pixels
 from pyro_ar.outputs import Bernoulli, Categorical, Constant, DiscretisedLogisticMixture, Normal, PerVariable
@@ -26,7 +25,7 @@ def small(kind, event_shape, output=None, context_dim=0, layers=1, **options):
     return kind(event_shape, hidden, layers, output, context_dim, **{"kernel": 3, **options})
 
 
-# The kits.
+# The kit of nets; that of joints runs in test_families.py.
 
 
 def net_cases():
@@ -47,45 +46,6 @@ def test_the_contract_is_kept_by_columns_of_several_kinds(kind) -> None:
     mixed = PerVariable([Normal(), Bernoulli(), Constant(), Categorical(4), Bernoulli(), Categorical(3)] * 2)
     for check in NET_CHECKS[:-1]:
         check(small(kind, (2, 2, 3), mixed, 2, places=True).net)
-
-
-def image(kind, output):
-    return randomised(small(kind, (1, 2, 3), output))()
-
-
-def colours(kind, output):
-    return randomised(small(kind, (2, 2, 3), output), 0.5)()
-
-
-def context(kind, output):
-    return randomised(small(kind, (2, 3), output, 2))(torch.randn(2))
-
-
-def batch(kind, output):
-    return randomised(small(kind, (2, 3), output, 2))(torch.randn(2, 2))
-
-
-def weight_draws(kind, output):
-    joint = randomised(small(kind, (2, 3), output))()
-    return joint.with_tensors({name: t + 0.3 * torch.randn(2, *t.shape) for name, t in joint.tensors.items()})
-
-
-FAST = {(RowLSTM, batch, "logistic mixture"), (DiagonalBiLSTM, weight_draws, "bernoulli")}
-
-
-def joint_cases():
-    """Every kind, setting, output and check; by default two of each."""
-    for kind, setting, output, check in itertools.product(KINDS, [image, colours, context, batch, weight_draws], OUTPUTS, testing.CHECKS):
-        yield pytest.param(check, setting, kind, OUTPUTS[output], id=f"{check.__name__}, {kind.__name__}, {setting.__name__}, {output}",
-                           marks=[] if (kind, setting, output) in FAST else [pytest.mark.slow])
-
-
-@pytest.mark.parametrize(("check", "setting", "kind", "output"), list(joint_cases()))
-def test_conforms(check, setting, kind, output, float64) -> None:
-    try:
-        check(setting(kind, output))
-    except testing.NotApplicable as reason:
-        pytest.skip(str(reason))
 
 
 # Loops over pixels.

@@ -6,23 +6,12 @@ import inspect
 import pytest
 import torch
 
+from registered import ANY_SHAPE, OF_IMAGES, VARIANTS, nets
 from torch import nn
 from torch.testing import assert_close
 
 from pyro_ar import outputs, testing
-from pyro_ar.neural import (
-    AnyOrderNet,
-    AnyOrderTransformerNet,
-    Autoregressive,
-    CausalTransformerNet,
-    LinearNet,
-    MADENet,
-    NADENet,
-    Net,
-    OrderlessNADENet,
-    PerDimensionMLPNet,
-    RecurrentARNet,
-)
+from pyro_ar.neural import AnyOrderNet, Autoregressive, LinearNet, MADENet, NADENet, Net
 from pyro_ar.outputs import PerVariable
 from pyro_ar.testing.nets import NET_CHECKS, _prepared, _stepped
 
@@ -82,21 +71,11 @@ class Counting(AnyOrderNet):
         return torch.einsum("rmh,rmhk->rmk", h.tanh(), self.out[order])
 
 
+REGISTERED = nets(ANY_SHAPE)
 NETS = {
-    "linear": LinearNet,
-    "nade": lambda *a: NADENet(*a, hidden=6),
-    "relu nade": lambda *a: NADENet(*a, hidden=6, activation="relu"),
-    "made": lambda *a: MADENet(*a, hidden=(7,)),
-    "deep made": lambda *a: MADENet(*a, hidden=(20, 3, 9), activation="tanh", direct=True),
-    "masked made": lambda *a: MADENet(*a, hidden=(7, 5), masks=3, direct=True),
-    "orderless": lambda *a: OrderlessNADENet(*a, hidden=6),
-    "deep orderless": lambda *a: OrderlessNADENet(*a, hidden=(6, 3, 5), activation="relu"),
-    "per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=4),
-    "deep per dimension": lambda *a: PerDimensionMLPNet(*a, hidden=(4, 3, 5), activation="relu"),
-    "gru": lambda *a: RecurrentARNet(*a, hidden=5),
-    "deep lstm": lambda *a: RecurrentARNet(*a, hidden=4, cell="lstm", layers=2, width=3),
-    "transformer": lambda *a: CausalTransformerNet(*a, width=8, layers=2, heads=4, key_heads=2),
-    "any-order transformer": lambda *a: AnyOrderTransformerNet(*a, width=8, layers=2, heads=4, key_heads=2),
+    **REGISTERED,
+    **nets(VARIANTS),
+    "MADE of several masks": lambda *a: MADENet(*a, hidden=(7, 5), masks=3, direct=True),
     "a user's": Recent,
     "a user's any-order": Counting,
 }
@@ -132,12 +111,20 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
     checked(Rows((2, 3), outputs.Categorical(3), context_dim))
 
 
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_the_contract_is_kept_on_images(name) -> None:
+    net = nets(OF_IMAGES)[name]((2, 2, 3), outputs.Categorical(3), 2)
+    assert checked(net) == len(NET_CHECKS) - 1
+
+
+WIDE = {"MADE, wide": lambda *a: MADENet(*a, hidden=(200, 3, 90), masks=2, orders=True, direct=True)}
+
+
 @pytest.mark.parametrize("cut", [1, 39, 40, 41, 85])
-@pytest.mark.parametrize("name", ["linear", "nade", "wide made", "orderless", "deep orderless", "deep per dimension", "gru", "deep lstm", "transformer",
-                                  "any-order transformer"])
+@pytest.mark.parametrize("name", [*REGISTERED, *nets(VARIANTS), *WIDE])
 def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
     """Longer than any block of steps."""
-    make = {**NETS, "wide made": lambda *a: MADENet(*a, hidden=(200, 3, 90), masks=2, orders=True, direct=True)}[name]
+    make = {**NETS, **WIDE}[name]
     net, x, known = _prepared(make(90, outputs.Categorical(3), 2))
     with torch.no_grad():
         whole = net.in_chain(x, **known)
@@ -153,9 +140,10 @@ def test_long_chains_step_prefill_and_take_as_they_pass(name, cut) -> None:
             assert_close(net.advance(taken, x[index, i - 1]), whole[index, i])
 
 
-@pytest.mark.parametrize("name", ["linear", "nade", "made", "orderless", "per dimension", "gru", "deep lstm", "transformer", "any-order transformer"])
+@pytest.mark.parametrize("name", REGISTERED)
 def test_every_earlier_variable_is_seen(name) -> None:
-    wide = {**NETS, "nade": lambda *a: NADENet(*a, hidden=30), "made": lambda *a: MADENet(*a, hidden=(60, 60))}[name]
+    # Of few units with thresholds some see nothing.
+    wide = {"MADE": lambda *a: MADENet(*a, hidden=(60, 60))}.get(name, NETS[name])
     net, x, known = _prepared(wide(6, outputs.Normal(), 0))
     known = {name: t[:1] for name, t in known.items()}
     jacobian = torch.autograd.functional.jacobian(lambda v: net(v, **known).sum(-1).squeeze(0), x[:1]).squeeze(1)
@@ -181,7 +169,7 @@ def test_samples_are_those_of_the_naive_way(name, context_dim) -> None:
     assert torch.equal(x, drawn.gather(1, known["order"]) if "order" in known else drawn)
 
 
-@pytest.mark.parametrize("name", ["linear", "made"])
+@pytest.mark.parametrize("name", [name for name, make in REGISTERED.items() if make.func.broadcasts])
 def test_context_broadcasts(name) -> None:
     net, x, _ = _prepared(NETS[name]((2, 2), outputs.Categorical(3), 2))
     context = torch.randn(4, 1, 2).double()
