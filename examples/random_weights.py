@@ -38,7 +38,8 @@ def report(name, posterior, test, seconds):
         predictive = posterior.predictive(DRAWS).log_prob(test)
     nats, error = -predictive.mean(), predictive.std() / len(test) ** 0.5
     print(f"{name:18} {posterior.num_parameters:5} weights, {posterior.method:10} {seconds:4.0f} s | nats per held-out digit: {nats:5.2f} +- {error:.2f} "
-          f"averaged over {DRAWS} draws, single draws {-each.mean(0).max():5.2f} to {-each.mean(0).min():5.2f} | {1000 * at_once:.0f} ms for {each.numel():,} scores")
+          f"averaged over {DRAWS} draws, single draws {-each.mean(0).max():5.2f} to {-each.mean(0).min():5.2f} | "
+          f"{1000 * at_once:.0f} ms for {each.numel():,} scores")
 
 
 def main() -> None:
