@@ -55,8 +55,8 @@ class Model:
 
 
 def _inner(space: Space) -> tuple[Tensor, Tensor]:
-    """Training rows, and a tenth of them to choose settings by."""
-    cut = max(1, len(space.train) // 10)
+    """Training rows, and a tenth of them, with which the others share no pixel, to choose settings and the best epoch by."""
+    cut = max(1, len(space.train) // 10 // space.together) * space.together
     return space.train[cut:], space.train[:cut]
 
 
@@ -90,8 +90,9 @@ def _mixture(space: Space, seed: int, steps: float) -> Fitted:
 
 
 def _latent_tree(space: Space, seed: int, steps: float) -> Fitted:
-    joint = LatentTree.from_data(space.train, num_hidden=16, num_states=space.num_states, smoothing=2.0, held_out=0.1,
-                                 epochs=max(1, round(60 * steps)), generator=Generator().manual_seed(seed))
+    train, held = _inner(space)
+    joint = LatentTree.from_data(train, num_hidden=16, num_states=space.num_states, smoothing=2.0, held_out=held, epochs=max(1, round(60 * steps)),
+                                 generator=Generator().manual_seed(seed))
     return Fitted(joint, joint.num_parameters)
 
 
@@ -102,7 +103,8 @@ def _family(entry: Registered, orders: int, space: Space, seed: int, steps: floa
     family = make(space.event_shape, output=output, **_sizes(entry, space))
     options = {"epochs": EPOCHS, "batch_size": 64, "lr": 3e-3, "patience": 10, **entry.shown.fit}
     options["epochs"] = max(1, round(options["epochs"] * steps))
-    fit(family, space.train.reshape(-1, *space.event_shape), seed=seed, progress=False, accelerator="cpu", **options)
+    train, held = (part.reshape(-1, *space.event_shape) for part in _inner(space))
+    fit(family, train, held_out=(held,), seed=seed, progress=False, accelerator="cpu", **options)
     family.eval()
     made = family if orders == 1 else OverOrders(family, orders, generator=Generator().manual_seed(seed))
     return Fitted(made(), family.num_parameters, family if family.any_order and orders == 1 else None)

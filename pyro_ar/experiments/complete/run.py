@@ -166,7 +166,7 @@ def _cell(plan: Plan, task: str, joint: Any) -> dict[str, Any]:
         found = answer(joint, x, visible, plan.draws, plan.particles)
     except (IntractableError, *FAILURES) as error:  # evidence that a model holds for impossible is one
         return {"reason": f"no answer: {error}"}
-    images = space.images(found.draws.double())
+    images = space.images(found.draws.double()).clamp(0, space.levels - 1)  # differences may lead out of the levels
     return _score(found, visible) | _errors(space, x, visible, images.mean(0), images.median(0).values) | _shown(images)
 
 
@@ -199,5 +199,5 @@ def _shown(images: Tensor) -> dict[str, Any]:
 
 def _filled(plan: Plan, task: str, name: str) -> dict[str, Any]:
     space, x, visible = plan.asked(task)
-    image = space.images(fill(name, space, x, visible).double())
+    image = space.images(fill(name, space, x, visible).double()).clamp(0, space.levels - 1)
     return {"kind": "fill", "method": "", "hidden": (~visible).sum(-1).double().mean().item(), "rows": len(x)} | _errors(space, x, visible, image, image)

@@ -41,6 +41,7 @@ class Space:
         num_states: Of each variable, at most.
         event_shape: `(channels, height, width)` of a row.
         levels: Of a pixel of the image.
+        together: Training rows that share pixels follow one another in groups of so many.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Space:
     num_states: int
     event_shape: tuple[int, int, int]
     levels: int
+    together: int = 1
 
     def images(self, x: Tensor) -> Tensor:
         """The images of rows `(*L, n)`: `(*L, height, width)`, or `(*L, height, width, 3)` of colours."""
@@ -146,8 +148,8 @@ def blocks(space: Space) -> Space:
 def colours() -> Space:
     """Patches of 8x8 pixels of the two colour photographs that scikit-learn ships, at half their size and with 16 levels of each colour.
 
-    The photographs are cut into tiles of 16x16 pixels; every fourth one, along diagonals, is for test. Training patches overlap within their tile, test
-    patches do not.
+    The photographs are cut into tiles of 16x16 pixels; every fourth one, along diagonals, is for test. Training patches overlap within their tile,
+    whose patches follow one another; test patches do not overlap.
     """
     from sklearn.datasets import load_sample_images  # slow to import
 
@@ -160,9 +162,10 @@ def colours() -> Space:
         index = torch.arange(tiles.shape[1])[:, None] + 2 * torch.arange(tiles.shape[2])
         for_test = index % TEST_TILES == 0
         for part, chosen, stride in zip(parts, (~for_test, for_test), (STRIDE, PATCH), strict=True):
-            part.append(tiles[:, chosen].unfold(2, PATCH, stride).unfold(3, PATCH, stride).movedim(0, 3).flatten(0, 2))
-    train, test = (_shifted(of_greys(_mixed(torch.cat(part))), COLOUR_LEVELS).flatten(1).float() for part in parts)
-    return Space("colours", train, test, 2 * COLOUR_LEVELS - 1, (3, PATCH, PATCH), COLOUR_LEVELS)
+            part.append(tiles[:, chosen].unfold(2, PATCH, stride).unfold(3, PATCH, stride).movedim(0, 3).flatten(1, 2))
+    whole, apart = _mixed(torch.cat(parts[0])).flatten(0, 1), _mixed(torch.cat(parts[1]).flatten(0, 1))
+    train, test = (_shifted(of_greys(x), COLOUR_LEVELS).flatten(1).float() for x in (whole, apart))
+    return Space("colours", train, test, 2 * COLOUR_LEVELS - 1, (3, PATCH, PATCH), COLOUR_LEVELS, len(whole) // sum(map(len, parts[0])))
 
 
 def _mixed(rows: Tensor) -> Tensor:

@@ -200,6 +200,32 @@ def test_seeds_and_interruption(tmp_path, monkeypatch, capsys):
     assert len(rows_of(tmp_path / "a" / "results.csv")) == 3
 
 
+def test_what_settings_are_chosen_by_is_not_fitted_to(plan, monkeypatch):
+    """The rows that a family stops by are those that tables choose by."""
+    found = {}
+    whole = lineup.fit
+    monkeypatch.setattr(lineup, "fit", lambda family, x, **options: (found.update(x=x, **options), whole(family, x, **options))[1])
+    space = plan.space("pixels")
+    MODELS["NADE"].fit(space, 0, 0.02)
+    train, held = lineup._inner(space)
+    assert found["x"].flatten(1).equal(train)
+    assert found["held_out"][0].flatten(1).equal(held)
+    assert len(held) == len(space.train) // 10
+    assert torch.cat((held, train)).equal(space.train)
+
+
+def test_fills_stay_within_the_levels(monkeypatch):
+    """Differences that lead out of the levels are cut where they are drawn, for errors and pictures."""
+    def wild(space, seed, steps):
+        return Fitted(FullyIndependent(torch.zeros(space.train.shape[1], space.num_states)), 1)
+
+    plan = Plan(data.digits().head(100), ("super-resolution",), ("independent",), rows=3, draws=20)
+    monkeypatch.setitem(lineup.MODELS, "independent", Model(wild))
+    draws = np.array(one_unit(plan, {"space": "blocks", "model": "independent"})["cells"]["super-resolution"]["draws"])
+    assert draws.min() == 0
+    assert draws.max() == 16
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(tmp_path):
     arguments = ["complete", *SMALL, "--task", "inpainting", "--models", "independent,NADE"]

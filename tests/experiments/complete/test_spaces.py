@@ -10,6 +10,7 @@ import torch
 
 from pyro_ar import data
 from pyro_ar.data import Dataset
+from pyro_ar.experiments.complete import lineup
 from pyro_ar.experiments.complete.spaces import blocks, colours, from_blocks, from_greys, of_blocks, of_greys, pixels
 from pyro_ar.experiments.complete.tasks import TASKS, affected
 
@@ -84,11 +85,18 @@ def test_patches_of_photographs(photographs):
     assert train | test == set(photographs.flatten().tolist())
     assert len(where[1]) * 64 == len(test)  # test patches do not overlap
     assert len(test) <= len(train) / 2
+    fitted, held = lineup._inner(space)  # settings are chosen on tiles of their own
+    assert space.together == 9
+    assert len(held) == 9
+    assert len(fitted) + len(held) == len(space.train)
+    both = [{tuple(rgb) for rgb in space.images(part).flatten(0, 2).tolist()} for part in (fitted, held)]
+    assert not both[0] & both[1]
 
 
 def test_patches_of_the_photographs_that_ship():
     space = colours()
     assert space.train.shape[1] == 192
+    assert len(lineup._inner(space)[1]) == 342
     assert len(space.train) > 3000
     assert len(space.test) > 500
     images = space.images(space.test)
