@@ -27,8 +27,8 @@ _MOVED = {
         "table_models", "to_inference_data", "variable_orders",
     },
     "classify": {
-        "AnyOrderClassifier", "CorrectedClassifier", "Decision", "Looks", "MixtureChainClassifier", "OpinionPool", "PatternNet", "Plausibility",
-        "RiskCoverage", "SemiSupervised", "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
+        "AnyOrderClassifier", "CorrectedClassifier", "Decision", "EstimatedClassifier", "Looks", "MixtureChainClassifier", "OpinionPool", "PatternNet",
+        "Plausibility", "PosteriorEstimate", "RiskCoverage", "SemiSupervised", "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
     },
     "inference": {"Fit", "Posterior"},
     "queries": {"Given", "Latent", "Marginal"},

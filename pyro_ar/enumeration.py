@@ -1,20 +1,58 @@
 r"""Questions to a discrete joint that has no better way: all states of the cells in question, one after the other."""
 
+import contextlib
 import math
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from torch import Tensor
 
-from pyro_ar.checks import IntractableError
+from pyro_ar.checks import IntractableError, require
 
-__all__ = ["MAX_ENUMERABLE", "all_states", "entropy_of", "hidden_states", "likeliest_of", "moments_of", "refuse", "visible_states"]
+__all__ = ["MAX_ENUMERABLE", "all_states", "entropy_of", "hidden_states", "likeliest_of", "moments_of", "most_states", "refuse", "up_to",
+           "visible_states"]
 
 # Enumeration inside Pyro multiplies with every plate above it: 4096 values are a tensor, 2^16 a trap.
 MAX_ENUMERABLE = 4096
+
+_most: ContextVar[int] = ContextVar("most_states", default=MAX_ENUMERABLE)
+
+
+def most_states() -> int:
+    """How many joint states are summed over before a joint refuses: 4096, or what `up_to` says."""
+    return _most.get()
+
+
+@contextlib.contextmanager
+def up_to(states: int) -> Iterator[None]:
+    """What is asked inside may sum over so many joint states of hidden cells, not 4096.
+
+    Each of them costs a chain of nets one evaluation of `log_prob` for every row; the error of a refused question says how many there are. Rows and states are
+    taken in turns, so that time grows and memory hardly does. Pyro's own enumeration of sites keeps its 4096.
+
+    Args:
+        states: 1 or more.
+
+    Raises:
+        ValueError: No whole number above 0.
+
+    Example:
+        >>> from pyro_ar.neural import FVSBN
+        >>> joint, visible = FVSBN(14)(), torch.arange(14) == 13
+        >>> with up_to(2**13):
+        ...     joint.marginal(visible).method
+        array('enumeration', dtype='<U11')
+    """
+    require(isinstance(states, int) and not isinstance(states, bool) and states >= 1, "up_to wants a whole number of states, 1 or more", states)
+    token = _most.set(states)
+    try:
+        yield
+    finally:
+        _most.reset(token)
 
 
 def all_states(num_states: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -61,7 +99,7 @@ def _product(joint: Any, x: Tensor, asked: Tensor, what: str) -> Tensor | None:
     n = math.prod(joint.event_shape)
     cells = asked.reshape(-1, n).any(0) if asked.numel() else torch.zeros(n, dtype=torch.bool, device=x.device)
     sizes = tuple(k for k, c in zip(joint.num_states, cells.tolist(), strict=True) if c)
-    if math.prod(sizes) > MAX_ENUMERABLE:
+    if math.prod(sizes) > most_states():
         return None
     states = all_states(sizes, x.dtype, x.device)
     left = x.shape[: x.ndim - len(joint.event_shape)]
@@ -73,7 +111,7 @@ def _product(joint: Any, x: Tensor, asked: Tensor, what: str) -> Tensor | None:
 def _in_halves(function: Callable[[Tensor, Tensor], Any], joint: Any, x: Tensor, visible: Tensor, what: str) -> Any:
     """Rows may ask for few cells each and for many together."""
     if x.ndim - len(joint.event_shape) <= len(joint.batch_shape) or len(x) < 2:
-        most = " in closed form, and more than " + str(MAX_ENUMERABLE) + " joint states to sum over"
+        most = f" in closed form, and more than {most_states()} joint states to sum over (pyro_ar.enumeration.up_to raises that)"
         raise refuse(joint, what, most)
     half = len(x) // 2
     parts = [function(x[:half], visible[:half]), function(x[half:], visible[half:])]

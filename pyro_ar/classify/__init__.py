@@ -3,6 +3,7 @@
 from pyro_ar.classify.any_order import AnyOrderClassifier
 from pyro_ar.classify.around.abstention import Decision, RiskCoverage, decide, risk_coverage
 from pyro_ar.classify.around.corrected import CorrectedClassifier
+from pyro_ar.classify.around.estimated import EstimatedClassifier, PosteriorEstimate
 from pyro_ar.classify.around.mixture_chain import MixtureChainClassifier
 from pyro_ar.classify.around.plausibility import Plausibility
 from pyro_ar.classify.around.pool import OpinionPool
@@ -16,7 +17,8 @@ from pyro_ar.classify.mda import MixtureDiscriminantAnalysis
 from pyro_ar.classify.pattern_net import PatternNet
 
 __all__ = [
-    "AnyOrderClassifier", "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "GenerativeClassifier", "LogisticRegression", "Looks",
-    "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "OpinionPool", "PatternNet", "Plausibility", "RiskCoverage", "SemiSupervised",
+    "AnyOrderClassifier", "CorrectedClassifier", "Decision", "DiscriminantAnalysis", "EstimatedClassifier", "GenerativeClassifier",
+    "LogisticRegression", "Looks", "MixtureChainClassifier", "MixtureDiscriminantAnalysis", "OpinionPool", "PatternNet", "Plausibility",
+    "PosteriorEstimate", "RiskCoverage", "SemiSupervised",
     "TemperatureScaled", "decide", "information_gain", "reveal", "risk_coverage",
 ]

@@ -15,6 +15,7 @@ from torch.distributions import Transform, transforms
 from pyro_ar import changes, classify, elliptical, imputation, latent, mixture, neural, outputs, queries, tables
 from pyro_ar.changes.transformed import Inverse
 from pyro_ar.checks import require
+from pyro_ar.classify import PosteriorEstimate
 from pyro_ar.classify.around.corrected import Weights
 from pyro_ar.classify.base import PartlySeenClassifier
 from pyro_ar.classify.pattern_net import ConvolutionalLayers, DenseLayers
@@ -62,7 +63,8 @@ FOREIGN: dict[str, tuple[type, Mapping[str, str]]] = {
 CLASSES: dict[str, type] = {
     **_exported(outputs, tables, elliptical, changes, latent, mixture, neural, queries, classify, imputation),
     **_of_families(),
-    **{cls.__name__: cls for cls in (TablePosterior, Column, Bayesian, Posterior, Refit, Evidence, Inverse, DenseLayers, ConvolutionalLayers, Weights)},
+    **{cls.__name__: cls for cls in (Column, PosteriorEstimate, TablePosterior,
+                                     Bayesian, Posterior, Refit, Evidence, Inverse, DenseLayers, ConvolutionalLayers, Weights)},
     **{name: cls for name, (cls, _) in FOREIGN.items()},
     "sklearn.LogisticRegression": LogisticRegression,
 }

@@ -20,6 +20,7 @@ from torch import Size, Tensor, nn
 
 from pyro_ar.arrays import Array
 from pyro_ar.checks import IntractableError, broadcast, require, require_exact_states
+from pyro_ar.enumeration import most_states
 from pyro_ar.expandable import batch_of
 from pyro_ar.joint import Joint
 from pyro_ar.neural.draws import over_draws
@@ -30,9 +31,9 @@ from pyro_ar.outputs import Output
 from pyro_ar.outputs.per_variable import alike, support_of
 from pyro_ar.transforms import as_array, is_mapped, transforms_active
 
-__all__ = ["MAX_STATES", "Autoregressive"]
+__all__ = ["Autoregressive"]
 
-MAX_STATES = 4096  # joint states of the hidden variables that `marginal` and `given` sum over
+MOST_PASSES = 2**24  # of a net for one row, that an error offers as a way
 
 
 class Autoregressive(Joint):
@@ -44,7 +45,7 @@ class Autoregressive(Joint):
     weights are read once. Weights with extra left dimensions are draws, and those are batch dimensions.
 
     `marginal` is exact for a fixed order when the hidden variables that precede the last visible one have at most
-    `MAX_STATES` joint states (hidden variables after it cost nothing), and always for an any-order net,
+    4096 joint states, or those of `enumeration.up_to` (hidden variables after it cost nothing), and always for an any-order net,
     which answers in the order that puts the visible variables first.
 
     Shapes:
@@ -363,7 +364,7 @@ class Autoregressive(Joint):
     def _too_many(self, hidden: Tensor) -> bool:
         """Whether hidden variables, in chain order, cannot be summed over."""
         states, real = self._states()
-        return bool((hidden & real).any()) or bool((joint_states(hidden, states) > MAX_STATES).any())
+        return bool((hidden & real).any()) or bool((joint_states(hidden, states) > most_states()).any())
 
     def methods(self, visible: Tensor) -> np.ndarray:
         if not self.coherent:
@@ -380,9 +381,9 @@ class Autoregressive(Joint):
             count = "infinitely many" if endless else f"{kinds.pop()}^{most}" if len(kinds) == 1 else f"{float(joint_states(before, states).max()):.3g}"
             raise IntractableError(
                 f"{most} hidden variables precede the last visible one in the order of the chain, with {count} joint "
-                f"states, and at most {MAX_STATES} are summed over. What works: par.estimate_log_marginal, with its "
-                "standard error; an any-order family such as par.OrderlessNADE; an order in which the visible "
-                "variables come first")
+                f"states, and at most {most_states()} are summed over. What works: par.estimate_log_marginal, with its "
+                f"standard error; {_raising(joint_states(before, states), endless)}an any-order family such as par.OrderlessNADE; "
+                "an order in which the visible variables come first")
         return np.where(as_array(before.any(-1)), "enumeration", "prefix")
 
     def log_marginal(self, x: Tensor, visible: Tensor) -> Tensor:
@@ -431,6 +432,12 @@ class Autoregressive(Joint):
 
     def _each_state(self, x: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
         return each_state(self.conditionals_in_chain, x, hidden, counted, self._states()[0], math.prod(self._own_batch_shape))
+
+
+def _raising(many: Tensor, endless: bool) -> str:
+    """What raising the bound would cost, where it can be paid."""
+    most = 0.0 if endless else float(many.max())
+    return f"with pyro_ar.enumeration.up_to({most:.0f}), at the price of as many passes of the net for each row; " if 0 < most <= MOST_PASSES else ""
 
 
 def _own_order(net: Net, order: Tensor | None, device: torch.device) -> Tensor | None:

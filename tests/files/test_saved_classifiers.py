@@ -62,6 +62,7 @@ CLASSIFIERS = {
     "pattern net": (lambda x: clone(SMALL), REAL),
     "pattern net of images": (lambda x: classify.PatternNet(8, 1, 2, steps=3, batch_size=4, image_shape=(6, 6), ranks=False, channels=2), IMAGES),
     "pool": (lambda x: classify.OpinionPool([lda(), par.LogisticRegression("mean")], folds=2), HIDDEN),
+    "estimated": (lambda x: classify.EstimatedClassifier(par.GenerativeClassifier(par.NADE(4, 3, Categorical(3), 3), fit_options=BRIEFLY)), STATES),
     "corrected": (lambda x: classify.CorrectedClassifier(lda(), clone(SMALL), folds=2), REAL),
     "class after cells": (lambda x: classify.AnyOrderClassifier(
         par.AnyOrderTransformer(4, 8, 1, 2, Categorical(3), num_classes=3), fit_options=BRIEFLY), STATES),

@@ -17,6 +17,7 @@ from pyro_ar.budget import MEMORY
 from pyro_ar.classify import (
     CorrectedClassifier,
     DiscriminantAnalysis,
+    EstimatedClassifier,
     GenerativeClassifier,
     LogisticRegression,
     MixtureChainClassifier,
@@ -50,6 +51,7 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # C of logistic regression
 BANDWIDTHS = (1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16, 4 / 16, 6 / 16)  # of the range of each cell
 KERNELS = {"C": (0.1, 1.0, 10.0, 100.0), "gamma": (0.5, 1.0, 2.0), "scale": SCALES}  # of support vectors
 FEW_KERNELS = {"C": (1.0, 10.0), "gamma": (1.0, 2.0), "scale": SCALES}  # where a fit takes many seconds
+PARTICLES = 32  # for each class and row, where a chain has no exact answer: about half a second of CPU time for each 8x8 digit
 SUBSAMPLE = 5000  # training rows of the bars whose cost grows with their square
 
 
@@ -75,8 +77,11 @@ class Model(NamedTuple):
 
 
 def fitting(data: Dataset, *, holes: bool = False) -> tuple[str, ...]:
-    """The names of all models that can be used on this data, where `holes` says that cells are to be hidden in training too."""
-    return tuple(name for name in MODELS if not unfit(name, data, holes=holes))
+    """The names of all models that can be used on this data, where `holes` says that cells are to be hidden in training too.
+
+    Without those of estimates, which take hours and run where they are named.
+    """
+    return tuple(name for name in MODELS if name not in ESTIMATED and not unfit(name, data, holes=holes))
 
 
 def usual(data: Dataset, *, holes: bool = False) -> tuple[str, ...]:
@@ -87,7 +92,8 @@ def usual(data: Dataset, *, holes: bool = False) -> tuple[str, ...]:
 # Of data with hidden cells, all others learn from what is visible.
 FILLED = ("kernel density", "pattern net", "SVM (mean)")
 FIXED_ORDER = tuple(entry.classifies.name or name for name, entry in FAMILIES.items() if entry.classifies and not entry.family.net_type.any_order)
-COMPLETE = ("MDA + pattern net", "MDA chain", *FIXED_ORDER)
+ESTIMATED = tuple(f"{name} (estimates)" for name in FIXED_ORDER)
+COMPLETE = ("MDA + pattern net", "MDA chain", *FIXED_ORDER, *ESTIMATED)
 TORN = ("opinion pool", "boosting", "forest", "iterative + logistic")  # they learn from holes such as they will meet
 TABLES_WITH_HOLES = ("Gaussian", "MDA", "MDA (tempered)", *TORN)  # the usual ones there
 
@@ -222,6 +228,14 @@ def _registered(family: Any, trained: Trained) -> Model:
     return Model(_neural(make, **trained.fit), _needs_states, usual=_if_small)
 
 
+def _estimates(made: Model) -> Model:
+    """The same family under every pattern."""
+    def make(data: Dataset) -> EstimatedClassifier:
+        return EstimatedClassifier(made.make(data), num_particles=PARTICLES, num_islands=16)
+
+    return Model(make, made.unfit, lambda data: f"estimated by {PARTICLES} particles where there is no exact answer, marked ~", usual=_never)
+
+
 def _orderless_long(n: int, output: Output, classes: int) -> OverOrders:
     return OverOrders(OrderlessNADE(n, 128, output, classes, activation="relu"), 4)
 
@@ -300,6 +314,8 @@ MODELS: dict[str, Model] = {
     "MDA chain": Model(_chain, _needs_few_levels, lambda data: "conditionals of MDA priced on levels and corrected by a net", usual=_never),
     "kernel density": Model(_density, note=_some_rows_note("")),
     **{entry.classifies.name or name: _registered(entry.family, entry.classifies) for name, entry in FAMILIES.items() if entry.classifies},
+    **{f"{entry.classifies.name or name} (estimates)": _estimates(_registered(entry.family, entry.classifies))
+       for name, entry in FAMILIES.items() if entry.classifies and not entry.family.net_type.any_order},
     "OrderlessNADE (4 orders)": Model(
         _neural(_orderless_long, epochs=120, batch_size=64, lr=1e-2, weight_decay=0.1), _needs_states, usual=_never),
     "pattern net": Model(_pattern_net, note=_pattern_net_note, usual=is_large),

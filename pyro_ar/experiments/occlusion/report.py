@@ -54,7 +54,8 @@ def csv_rows(units: Units, reference: str = REFERENCE) -> list[dict[str, Any]]:
         cost = costs(units, model)
         for name, cell in cells.items():
             row: dict[str, Any] = {"model": model, "occlusion": name, "hidden": OCCLUSIONS[name].label, "splits": cell.splits}
-            row |= _numbers(cell) | {"calibration_floor": _rounded(cell.floor), "floored_rows": cell.floored, "reference": reference}
+            row |= _numbers(cell) | {"calibration_floor": _rounded(cell.floor), "floored_rows": cell.floored,
+                                    "estimate_error": _rounded(cell.estimate_error), "reference": reference}
             row |= {f"difference_{key}": value for key, value in _numbers(compared.get(model, {}).get(name)).items()}
             row |= {"parameters": cost.parameters, "fit_cpu_seconds": _rounded(cost.fit_seconds), "cpu_ms_per_row": _rounded(cost.ms_per_row)}
             rows.append(row | {"reason": cell.reason})
@@ -78,7 +79,7 @@ def _entry(cell: Cell, difference: Cell | None) -> dict[str, Any]:
     if cell.reason:
         return {"splits": cell.splits, "reason": cell.reason}
     return {"splits": cell.splits, **_numbers(cell), "calibration_floor": _rounded(cell.floor), "floored_rows": cell.floored,
-            "difference": None if difference is None else _numbers(difference)}
+            "estimate_error": _rounded(cell.estimate_error), "difference": None if difference is None else _numbers(difference)}
 
 
 def _numbers(cell: Cell | None) -> dict[str, float | None]:

@@ -143,11 +143,20 @@ def _answers(plan: Plan, seed: int, fold: int, classifier: Any, x: Tensor, test:
         except FAILURES as error:
             cells[name] = {"reason": f"it could not answer: {error}"}
             continue
-        cells[name] = scores(log_p, true, rows=plan.folds == 1)
+        cells[name] = scores(log_p, true, rows=plan.folds == 1) | _estimated(classifier, true)
         if name in shown:
             row = int(np.flatnonzero(test == shown[name].row)[0])
             posteriors[name] = [round(float(p), 4) for p in np.exp(log_p[row])]
     return cells, posteriors
+
+
+def _estimated(classifier: Any, true: np.ndarray) -> dict[str, Any]:
+    """Of answers that are estimates: the mean standard error of the probability of the true class, and the share of rows to be trusted."""
+    found = getattr(classifier, "last_", None)
+    if found is None or not found.method.startswith("estimate"):
+        return {}
+    error = found.standard_error.numpy()[np.arange(len(true)), true]
+    return {"estimate_error": round(float(error.mean()), 6), "estimate_trusted": round(float(found.trusted.double().mean()), 6)}
 
 
 def _draw_completions(plan: Plan, classifier: Any) -> list[list[float]]:

@@ -162,6 +162,7 @@ class Cell(NamedTuple):
         floored: Rows at the floor of the log score.
         reason: Why there is no answer.
         floor: Of the calibration error, what calibrated answers would show.
+        estimate_error: Where answers are estimates, the mean standard error of the probability of the true class; NaN where they are exact.
     """
 
     mean: dict[str, float]
@@ -170,6 +171,7 @@ class Cell(NamedTuple):
     floored: int = 0
     reason: str = ""
     floor: float = math.nan
+    estimate_error: float = math.nan
 
 
 Summary = Mapping[str, Mapping[str, Cell]]
@@ -215,7 +217,8 @@ def _summary(column: Column) -> Cell:
     if len(column) == 1 and "rows" in column[0]:
         p, n = column[0]["accuracy"], column[0]["rows"]
         error |= {"accuracy": math.sqrt(p * (1 - p) / n), "log_score": column[0]["log_score_se"]}
-    return Cell(_means(column), error, len(column), sum(cell["floored"] for cell in column), floor=_floor(column))
+    return Cell(_means(column), error, len(column), sum(cell["floored"] for cell in column), floor=_floor(column),
+                estimate_error=_estimate_error(column))
 
 
 def _paired(column: Column, base: Column) -> Cell:
@@ -233,6 +236,11 @@ def _means(column: Column) -> dict[str, float]:
     mean = {metric: float(np.mean([cell[metric] for cell in column])) for metric in AVERAGED}
     totals = [np.sum([cell["bins"] for cell in folds], axis=0) for folds in _shuffles(column)]
     return mean | {"calibration": float(np.mean([np.abs(bins[:, 2] - bins[:, 1]).sum() / bins[:, 0].sum() for bins in totals]))}
+
+
+def _estimate_error(column: Column) -> float:
+    found = [cell["estimate_error"] for cell in column if "estimate_error" in cell]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _floor(column: Column) -> float:

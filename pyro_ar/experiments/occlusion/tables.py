@@ -134,7 +134,7 @@ def _text(cell: Cell | None, metric: str, reasons: Sequence[str], best: bool, si
         text += f"±{error:.{digits}f}".replace("±0.", "±.") if math.isfinite(error) else ""
     elif math.isfinite(cell.floor):
         text += f"({scale * cell.floor:.{digits}f})".replace("(0.", "(.")
-    return Text(text, style="bold" if best else "")
+    return Text(f"~{text}" if math.isfinite(cell.estimate_error) else text, style="bold" if best else "")
 
 
 def _cost_table(units: Units, models: Sequence[str]) -> Table:
@@ -179,6 +179,9 @@ def _footnotes(plan: Plan, summary: Summary, reasons: Sequence[str]) -> Iterable
                "Costs are CPU seconds of one fit, and CPU milliseconds of an answer, mean over all that is answered.")
     if text := notes(plan, summary):
         yield Text(text)
+    if errors := [cell.estimate_error for cell in cells if math.isfinite(cell.estimate_error)]:
+        yield Text(f"~: an estimate by sequential Monte Carlo; the standard error of the probability of the true class is {np.mean(errors):.3f} in the mean, "
+                   f"{max(errors):.3f} at most over models and occlusions.")
     floored = sum(cell.floored for cell in cells)
     if floored:
         yield Text(f"In the log score a row counts for at most {FLOOR:g} nats; {floored} answers were worse.")

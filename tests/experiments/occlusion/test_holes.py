@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from pyro_ar.cli import app as cli
 from pyro_ar.data import Dataset
-from pyro_ar.experiments.occlusion import lineup, practice
+from pyro_ar.enumeration import up_to
+from pyro_ar.experiments.occlusion import lineup, practice, report
 from pyro_ar.experiments.occlusion.filled import MeanFilled
 from pyro_ar.experiments.occlusion.plan import Plan
 from pyro_ar.experiments.occlusion.practice import ReadsHoles
@@ -175,3 +176,26 @@ def test_the_command(tmp_path, capsys):
     assert "kernel density: hidden training cells filled with the mean of their column" in said
     assert "2 occlusions" in said
     assert "none (" not in said
+
+
+def test_estimates_stand_under_every_pattern_and_are_marked(tmp_path, monkeypatch):
+    """A fixed-order family has no exact answer where cells are hidden at random; with estimates it has one, with its error, and a ~ before it."""
+    monkeypatch.setattr(lineup, "PARTICLES", 8)
+    monkeypatch.setattr(lineup, "MAX_STEPS", 3)
+    data = levels_of_iris()
+    data = Dataset("few", data.x[::6], data.y[::6], 5)
+    plan = Plan(data, (1,), 2, ("FVSBN", "FVSBN (estimates)"), ("random-0", "random-50"))
+    with up_to(1):
+        units = list(run(plan, Results.open(tmp_path / "results.json", plan.settings())))
+    exact, estimated = units[:2]
+    assert "no exact answer" in exact["cells"]["random-50"]["reason"]
+    assert "estimate_error" not in estimated["cells"]["random-0"]
+    cell = estimated["cells"]["random-50"]
+    assert 0 < cell["estimate_error"] < 0.5
+    assert 0 <= cell["estimate_trusted"] <= 1
+    report.write(plan, units, tmp_path)
+    text = (tmp_path / "report.txt").read_text()
+    assert "~: an estimate by sequential Monte Carlo; the standard error of the probability of the true class is 0." in text
+    row = next(line for line in text.splitlines() if line.startswith("FVSBN (estimates)"))
+    assert row.count("~") == 1
+    assert "estimate_error" in (tmp_path / "results.csv").read_text().splitlines()[0]
