@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_ar import FullTable, FullyIndependent, Gaussian, GenerativeClassifier, MarkovChain, Mixture
+from pyro_ar import MADE, FullTable, FullyIndependent, Gaussian, GenerativeClassifier, MarkovChain, Mixture
 from pyro_ar.mixture import Averaged
 
 
@@ -131,3 +131,16 @@ def test_components_of_an_expanded_mixture_have_its_shape(joint):
 def test_a_component_that_no_draw_chooses():
     joint = Mixture(torch.tensor([0.0, -math.inf]), [FullTable(torch.zeros(2, 2)), FullTable(torch.zeros(2, 2))])
     assert joint.sample((7,)).shape == (7, 2)
+
+
+@pytest.mark.parametrize("of_joint", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of_rows", [torch.float32, torch.float64])
+def test_a_list_of_chains_completes_rows_of_either_precision(of_joint, of_rows):
+    """Chains draw in their own precision, whatever the rows have; the wider of the two comes back."""
+    mixture = Mixture(torch.zeros(2, dtype=of_joint), [MADE(3, 4).to(of_joint)() for _ in range(2)])
+    visible = torch.tensor([True, False, True])
+    x = torch.tensor([[1, 0, 1], [0, 1, 0]], dtype=of_rows)
+    drawn = mixture.given(x, visible).sample((20,))
+    assert drawn.dtype == torch.promote_types(of_joint, of_rows)
+    assert torch.equal(drawn[..., visible].to(of_rows), x[:, visible].expand(20, 2, 2))
+    assert set(drawn[..., 1].unique().tolist()) == {0, 1}  # of 40 draws with a probability near a half: missed with 1e-9

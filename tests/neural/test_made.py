@@ -15,6 +15,7 @@ from pyro_ar import outputs
 from pyro_ar.inference import Bayesian
 from pyro_ar.neural import MADENet
 from pyro_ar.testing import CHECKS, NotApplicable
+from pyro_ar.testing.nets import NET_CHECKS, _prepared
 
 pytestmark = pytest.mark.usefixtures("float64")
 EVERY = torch.tensor(list(itertools.product([0.0, 1.0], repeat=5)), dtype=torch.float64)
@@ -148,6 +149,28 @@ def test_the_mixture_keeps_all_promises(output, options, check):
         check(family(torch.randn(2, 2) if "context_dim" in options else None))
     except NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("orders", [False, True])
+@pytest.mark.parametrize("check", NET_CHECKS[:-1], ids=lambda check: check.__name__)
+def test_the_net_of_a_mask_keeps_the_contract(check, orders):
+    net = MADENet((1, 2, 2), outputs.Categorical(3), 2, hidden=(7, 5), masks=3, orders=orders, direct=True)
+    net.mask.fill_(2)
+    check(net)
+
+
+@pytest.mark.parametrize("cut", [1, 39, 40, 85])
+def test_long_chains_of_a_mask_step_and_prefill_as_they_pass(cut):
+    """Longer than any block of steps."""
+    net, x, known = _prepared(MADENet(90, outputs.Categorical(3), 2, hidden=(200, 3, 90), masks=2, orders=True, direct=True))
+    with torch.no_grad():
+        whole = net.in_chain(x, **known)
+        state = net.start(len(x), **known)
+        net.advance(state, None)
+        net.prefill(state, x[:, :cut])
+        net.advance(state, None)
+        for i in range(cut + 1, 90):
+            assert_close(net.advance(state, x[:, i - 1]), whole[:, i])
 
 
 def test_a_classifier_takes_it():
