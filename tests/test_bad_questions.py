@@ -30,8 +30,8 @@ def rows(joint):
 
 
 @pytest.mark.parametrize("name", JOINTS)
-@pytest.mark.parametrize("visible", [torch.ones(3, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool), torch.ones(4), torch.ones(4, dtype=torch.long), "left"],
-                         ids=["too short", "too long", "float", "whole", "a word"])
+@pytest.mark.parametrize("visible", [torch.ones(3, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool), torch.ones(4),
+                                     torch.ones(4, dtype=torch.long), "left"], ids=["too short", "too long", "float", "whole", "a word"])
 def test_bad_patterns_are_refused(name, visible):
     joint = JOINTS[name]
     with pytest.raises(ValueError, match="visible"):
