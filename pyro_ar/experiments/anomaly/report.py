@@ -118,7 +118,7 @@ def _table(plan: Plan, units: Units) -> Table:
     first = plan.kinds[0]
     for model in sorted(found, key=lambda name: (name in RIVALS, -found[name][first][0])):
         line = [found[model][kind] for kind in plan.kinds]
-        shown.add_row(model, *(f"{100 * mean:.1f}" + (f"±{100 * spread:.1f}" if plan.classes else "") for mean, spread in line))
+        shown.add_row(model, *(f"{100 * mean:.1f}" + (f"±{100 * spread:.0f}" if plan.classes else "") for mean, spread in line))
     return shown
 
 
