@@ -135,3 +135,38 @@ def test_conforms(check, setting, make, output, float64):
         check(setting(make, output))
     except NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+WIDE = {
+    "PixelCNN": {"hidden": 96}, "gated PixelCNN": {"hidden": 96}, "RowLSTM": {"hidden": 96}, "DiagonalBiLSTM": {"hidden": 96}, "WaveNet": {"hidden": 96},
+    "RecurrentAR": {"hidden": 96}, "CausalTransformer": {"width": 96}, "AnyOrderTransformer": {"width": 96},
+}
+
+
+def fan_in(name, p, net):
+    """How many inputs each output of a weight adds up; None: it is no product's."""
+    module = net.get_submodule(name.rpartition(".")[0])
+    if hasattr(module, "mask"):
+        return module.mask.flatten(1).sum(1).float().mean().item() if name.endswith("weight") else None
+    last = name.rpartition(".")[2]
+    if last == "out" or last in ("state_weight", "head_weight"):
+        return p.shape[-2]
+    if p.ndim < 2 or "place" in name or "context" in name or last == "label":
+        return None
+    return p[0].numel() if last not in ("value_weight", "enter") else p.shape[-2]
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_weights_begin_with_outputs_of_the_size_of_their_inputs(name):
+    """Each output's sum of squared weights is about one, or a quarter where it is added to a stream or is an answer, however wide the net."""
+    make = {**ANY_SHAPE, **OF_IMAGES}[name]
+    net = make((1, 4, 5), **WIDE[name]).net
+    asked = 0
+    for key, p in net.named_parameters():
+        inputs = fan_in(key, p, net)
+        if inputs is not None and p.numel() > 90:
+            used = p[net.get_submodule(key.rpartition(".")[0]).mask] if hasattr(net.get_submodule(key.rpartition(".")[0]), "mask") else p
+            size = inputs * used.square().mean().item()
+            assert 0.1 < size < 2, (key, size)
+            asked += 1
+    assert asked >= 4
