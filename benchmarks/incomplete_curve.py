@@ -3,7 +3,7 @@
 scikit-learn's digits in black and white, 1437 rows to learn from, of which each hides its own pixels, and 360 complete rows to be judged by: mean of
 -log p(x) in nats, ± the standard error over these rows. Trees learn by EM, the any-order NADE from the marginals of what is seen.
 
-    python benchmarks/incomplete_curve.py [--shares 0 0.25 0.5 0.75 0.9] [--epochs 40] [--plot curve.png]
+    python benchmarks/incomplete_curve.py [--shares 0 0.25 0.5 0.75 0.9] [--epochs 60] [--plot curve.png]
 """
 
 import argparse
@@ -26,7 +26,7 @@ def nade(x, visible, epochs):
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     asked.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 0.9])
-    asked.add_argument("--epochs", type=int, default=40)
+    asked.add_argument("--epochs", type=int, default=60)
     asked.add_argument("--plot")
     options = asked.parse_args()
     torch.set_num_threads(1)
