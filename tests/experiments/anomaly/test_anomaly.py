@@ -103,6 +103,15 @@ def test_densities_over_levels_are_read_in_the_middle_of_cells():
     assert log_p(OfLevels(joint, 4), x).equal(joint.log_prob(x.double() + 0.5))
 
 
+def test_the_student_t_does_not_rank_as_a_gaussian():
+    """Its scatter counts outliers less; in closed form it would be that of a Gaussian of one of these shrinkages."""
+    space, _, _ = Plan(table(200)).parts(None)
+    found = log_p(detectors.fit_joint("Student-t", space, 0, 1.0), space.train).argsort()
+    for s in detectors.SHRINKAGES:
+        for joint in (detectors.Gaussian, StudentT):
+            assert not found.equal(joint.from_data(space.train.double(), shrinkage=s).log_prob(space.train.double()).argsort())
+
+
 def table(n=80):
     torch.manual_seed(0)
     x = torch.randn(n, 1) + 0.3 * torch.randn(n, 3)
