@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from pyro_ar.budget import at_once
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.imputation.columns import Column, decoded, encoded, read_columns
-from pyro_ar.imputation.recipes import NUMBERS_ONLY, RECIPES, choose, fitting
+from pyro_ar.imputation.recipes import NUMBERS_ONLY, RECIPES, choose, fitting, in_states
 from pyro_ar.inference.arviz_bridge import to_arviz
 from pyro_ar.joint import Joint
 
@@ -237,7 +237,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
         step = at_once(many * rows.shape[1] ** 2)
         with torch.no_grad():
             parts = [self.joint_.given(x, v).sample((many,)) for x, v in zip(rows.split(step), seen.split(step), strict=True)]
-        return torch.cat(parts, 1).to(rows)
+        return in_states(torch.cat(parts, 1).to(rows), self._columns)
 
     def _like(self, X: Any, filled: list[list[Any]]) -> Any:
         """Completed columns as what came: a frame with its index and names, or an array."""

@@ -16,7 +16,7 @@ from pyro_ar.joint import Joint
 from pyro_ar.latent import LatentTree
 from pyro_ar.outputs import Bernoulli, Categorical, Normal, Output, PerVariable
 
-__all__ = ["NUMBERS_ONLY", "RECIPES", "choose", "fitting"]
+__all__ = ["NUMBERS_ONLY", "RECIPES", "choose", "fitting", "in_states"]
 
 SHRINKAGE = 0.02  # of the covariance: columns may be copies of each other
 MOST_ROWS = 3000  # that a choice is made on
@@ -67,8 +67,15 @@ NUMBERS_ONLY = ("gaussian", "rank-normal gaussian", "rank-normal student-t")
 
 
 def fitting(columns: Sequence[Column]) -> dict[str, Recipe]:
-    """Those that hold columns of these kinds."""
-    return {name: recipe for name, recipe in RECIPES.items() if name not in NUMBERS_ONLY or all(c.is_number for c in columns)}
+    """Those that hold columns of these kinds; Gaussian and Student-t joints hold two values as the numbers 0 and 1, and draws are rounded."""
+    numbers = all(c.is_number or c.kind == "binary" for c in columns) and any(c.is_number for c in columns)
+    return {name: recipe for name, recipe in RECIPES.items() if name not in NUMBERS_ONLY or numbers}
+
+
+def in_states(drawn: Tensor, columns: Sequence[Column]) -> Tensor:
+    """Draws whose states are states: the nearest, where the joint is over real numbers."""
+    last = torch.tensor([math.inf if c.is_number else len(c.values) - 1.0 for c in columns], dtype=drawn.dtype)
+    return torch.where(last.isinf(), drawn, drawn.round().clamp(min=0.0).minimum(last))
 
 
 def choose(x: Tensor, columns: Sequence[Column], recipes: Mapping[str, Recipe], folds: int, generator: Generator) -> dict[str, float]:
@@ -113,7 +120,7 @@ def _score(recipe: Recipe, columns: Sequence[Column], held: Sequence[Tensor], hi
         joint = recipe(torch.cat([part[:len(part) // PATTERNS] for i, part in enumerate(held) if i != k]), columns, generator)
         seen = ~rows.isnan()
         with torch.no_grad():
-            drawn = joint.given(rows, seen & ~hidden).sample((DRAWS,)).to(rows)
+            drawn = in_states(joint.given(rows, seen & ~hidden).sample((DRAWS,)).to(rows), columns)
 
         def apart(a: Tensor, b: Tensor) -> Tensor:
             return torch.where(states, (a != b).to(a.dtype), (a - b).abs())

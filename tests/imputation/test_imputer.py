@@ -300,3 +300,20 @@ def test_pooled_by_rubins_rules_a_slope_is_covered_as_often_as_it_says():
         low, high = pool(slopes, variances, complete_df=198).interval(0.95)
         inside += low < 1 < high
     assert abs(inside / 200 - 0.95) < 5 * 0.0154
+
+
+def test_gaussian_joints_hold_columns_of_two_values():
+    """Draws of such a column are its values, and follow the numbers beside it; categories of three leave Gaussian joints out."""
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=150)
+    table = pd.DataFrame({"size": size, "kind": np.where(size > 0, "big", "small"), "double": 2 * size + 0.1 * rng.normal(size=150)})
+    holes = rng.random(table.shape) < 0.25
+    broken = table.mask(holes)
+    imputer = JointImputer("gaussian").fit(broken)
+    hidden = holes[:, 1] & ~holes[:, 2]
+    for one in imputer.sample(broken, 3):
+        assert set(one["kind"]) == {"big", "small"}
+        assert (one["kind"] == table["kind"])[hidden].mean() > 0.65
+    assert (imputer.transform(broken)["kind"] == table["kind"])[hidden].mean() > 0.75
+    with pytest.raises(ValueError, match="joint must be one of mixture of 4"):
+        JointImputer("gaussian").fit(broken.assign(kind=rng.choice(["a", "b", "c"], 150)))
