@@ -14,12 +14,12 @@ import torch
 from pyro_ar import LatentTree, data
 
 SETS = ("debd/nltcs", "debd/plants", "debd/jester", "debd/dna")
-CANDIDATES = ("8,1,0.1", "16,1,0.01", "32,1,0.01", "8,4,0.1", "16,4,0.1")
+CANDIDATES = ("32,1,0.01", "16,4,0.1", "16,8,0.1", "16,8,0.5")
 
 
 def fit(train, valid, K, M, smoothing, seed=0):
     options = {"num_hidden": K, "smoothing": smoothing, "held_out": valid, "generator": torch.Generator().manual_seed(seed),
-               "batch_size": min(1000, max(100, len(train) // 10))}
+               "batch_size": min(250, max(100, len(train) // 10)), "epochs": 40}
     return LatentTree.from_data(train, **options) if M == 1 else LatentTree.mixture_from_data(train, num_components=M, **options)
 
 
