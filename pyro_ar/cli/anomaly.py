@@ -1,19 +1,16 @@
 """`pyro-ar anomaly`: rows ranked by log p(x), and how well that finds what does not belong."""
 
-import sys
-
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from rich.console import Console
-from threadpoolctl import threadpool_limits
 
 from pyro_ar import data
 from pyro_ar.cli.options import KeepOld, names_of, numbers_of
-from pyro_ar.cli.progress import gathered, workers_or_cores
+from pyro_ar.cli.progress import done_or_kept
 from pyro_ar.experiments.anomaly import report
 from pyro_ar.experiments.anomaly.detectors import JOINTS, RIVALS
 from pyro_ar.experiments.anomaly.run import Plan, run
@@ -47,13 +44,8 @@ def anomaly(
         console.print(results.note, highlight=False, soft_wrap=True)
     names = [unit["part"] if unit["part"] == "ranking" else f"{unit['model']}" + (f" without class {unit['class']}" if plan.classes else "")
              for unit in plan.units]
-    torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):
-            units = gathered(run(plan, results, workers=workers_or_cores(workers), threads=threads), names)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. {len(results.units)} of {len(names)} units are done and kept in {results.path}; the same command goes on from there.",
-              file=sys.stderr)
+    units = done_or_kept(partial(run, plan, results), results, names, workers, threads)
+    if units is None:
         return 130
     written = report.write(plan, units, out)
     console.print(report.screen(plan, units, written), highlight=False)

@@ -10,10 +10,11 @@ from scipy.stats import norm
 
 from pyro_ar.checks import IntractableError
 from pyro_ar.elliptical import Gaussian
+from pyro_ar.enumeration import up_to
 from pyro_ar.experiments.complete import answers
 from pyro_ar.experiments.complete.answers import OfLevels, answer
 from pyro_ar.mixture import Mixture
-from pyro_ar.neural import FVSBN, OrderlessNADE, autoregressive
+from pyro_ar.neural import FVSBN, OrderlessNADE
 from pyro_ar.tables import ChowLiuTree
 
 SEEN = torch.tensor([[True, False, True, False, True], [False, False, True, True, False]])
@@ -46,7 +47,7 @@ def test_exact_answers_are_those_of_enumeration(monkeypatch):
     assert found.trusted.all()
 
 
-def test_a_chain_is_estimated_where_it_refuses(monkeypatch):
+def test_a_chain_is_estimated_where_it_refuses():
     """Five standard errors: a false alarm in fewer than one of 10^6 runs."""
     torch.manual_seed(0)
     chain = FVSBN((5, 1))()
@@ -54,8 +55,8 @@ def test_a_chain_is_estimated_where_it_refuses(monkeypatch):
     exact = answer(chain, x, SEEN, 4, 10)
     assert (exact.kind, exact.method) == ("exact", "enumeration")
     assert exact.log_p == pytest.approx(by_enumeration(Flat(chain), x, SEEN), abs=1e-5)
-    monkeypatch.setattr(autoregressive, "MAX_STATES", 1)
-    found = answer(chain, x, SEEN, 4, 2000)
+    with up_to(1):
+        found = answer(chain, x, SEEN, 4, 2000)
     assert (found.kind, found.method) == ("estimate", "sequential Monte Carlo")
     assert found.error.max() < 0.1
     assert found.error.min() > 0
@@ -75,14 +76,14 @@ class Flat:
         return self.joint.log_prob(x.reshape(*x.shape[:-1], *self.joint.event_shape))
 
 
-def test_draws_follow_the_estimate(monkeypatch):
+def test_draws_follow_the_estimate():
     """Shares of the hidden variables within 0.1 of the exact conditionals: 4.4 standard errors of 500 draws and more, once in 10^5 runs."""
     torch.manual_seed(0)
     chain = FVSBN(5)()
     x = rows(2, seed=1)
     wanted = chain.given(x, SEEN).mean.detach()
-    monkeypatch.setattr(autoregressive, "MAX_STATES", 1)
-    found = answer(chain, x, SEEN, 500, 2000)
+    with up_to(1):
+        found = answer(chain, x, SEEN, 500, 2000)
     assert found.draws.mean(0) == pytest.approx(wanted, abs=0.1)
 
 
@@ -92,11 +93,10 @@ def test_any_order_families_answer_exactly():
     assert (found.kind, found.method) == ("exact", "visible-first chain")
 
 
-def test_what_has_no_answer_says_so(monkeypatch):
+def test_what_has_no_answer_says_so():
     torch.manual_seed(0)
     chain = FVSBN(5)()
-    monkeypatch.setattr(autoregressive, "MAX_STATES", 1)
-    with pytest.raises(IntractableError):
+    with up_to(1), pytest.raises(IntractableError):
         answer(Mixture(torch.zeros(2), [chain, chain]), rows(2), SEEN, 3, 10)
 
 
