@@ -125,4 +125,4 @@ def decoded(codes: np.ndarray, about: Column, *, draw: bool) -> np.ndarray:
     if not about.is_number:
         return np.array(about.values, dtype=None if not isinstance(about.values[0], str) else object)[codes.astype(int)]
     numbers = codes * about.scale + about.center
-    return np.clip(np.rint(numbers), about.least, about.most) if draw and about.kind == "count" else numbers
+    return np.clip(np.rint(numbers), about.least, about.most) + 0.0 if draw and about.kind == "count" else numbers  # -0 is 0

@@ -221,7 +221,9 @@ def test_the_default_says_what_it_leaves_out(capsys, tmp_path, monkeypatch):
     assert note in capsys.readouterr().out
     assert cli.main(["occlusion", "--models", "all", "--out", str(tmp_path / "b")]) == 130
     said = capsys.readouterr()
-    assert f"{len(lineup.MODELS)} models, 10 splits" in said.out
+    wanted = lineup.fitting(data.digits())
+    assert f"{len(wanted)} models, 10 splits" in said.out
+    assert {name for name in lineup.MODELS if name not in wanted} == {*lineup.ESTIMATED, *(m for m in lineup.TABLES_WITH_HOLES if m not in wanted)}
     assert "without" not in said.out
     assert "--reference must be one of independent" in refused(capsys, "occlusion", "--reference", "nope", "--out", str(tmp_path / "c"))
 

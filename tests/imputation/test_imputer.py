@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyro_ar import FullyIndependent, Gaussian
 from pyro_ar.imputation import Column, JointImputer, pool
+from pyro_ar.imputation.columns import Column, decoded
 from pyro_ar.imputation.recipes import RECIPES, choose
 
 
@@ -317,3 +318,10 @@ def test_gaussian_joints_hold_columns_of_two_values():
     assert (imputer.transform(broken)["kind"] == table["kind"])[hidden].mean() > 0.75
     with pytest.raises(ValueError, match="joint must be one of mixture of 4"):
         JointImputer("gaussian").fit(broken.assign(kind=rng.choice(["a", "b", "c"], 150)))
+
+
+def test_draws_of_counts_are_whole_numbers_within_what_was_seen_and_none_is_minus_zero():
+    about = Column("n", "count", center=1.0, scale=2.0, most=4.0)
+    found = decoded(np.array([-0.7, -0.45, 0.3, 5.0]), about, draw=True)
+    assert found.tolist() == [0, 0, 2, 4]
+    assert not np.signbit(found).any()
