@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyro_ar import FullyIndependent, Gaussian
 from pyro_ar.imputation import Column, JointImputer, pool
-from pyro_ar.imputation.columns import Column, decoded
+from pyro_ar.imputation.columns import decoded
 from pyro_ar.imputation.recipes import RECIPES, choose
 
 
