@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from stepping import steps_as_it_passes
 from test_pixel_cnn import OUTPUTS, SHAPES, chain, digits, held_out_nats, jacobian, naive, randomised, slow_conv
 from torch.nn.functional import pad
 from torch.testing import assert_close
@@ -230,20 +231,7 @@ def test_large_images_step_prefill_and_take_as_they_pass(kind, known) -> None:
         if known == 1:
             assert_close(_stepped(net, x, told), whole)
         for before in (0, 13):
-            state, last = net.start(len(x), **told), None
-            for i in range(before):
-                net.advance(state, last)
-                last = x[:, i]
-            run = x[:, before:known] if last is None else x[:, before - 1:known]
-            if known <= before:
-                continue
-            net.prefill(state, run)
-            assert_close(net.advance(state, None), whole[:, known])
-            index = torch.tensor([4, 4, 1])
-            taken = net.take(state, index)
-            for i in range(known + 1, 80):
-                assert_close(net.advance(state, x[:, i - 1]), whole[:, i])
-                assert_close(net.advance(taken, x[index, i - 1]), whole[index, i])
+            steps_as_it_passes(net, x, told, whole, before, known)
 
 
 @EACH
