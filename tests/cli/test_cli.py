@@ -13,6 +13,7 @@ import torch
 from pyro_ar import data
 from pyro_ar.cli import app as cli
 from pyro_ar.cli import occlusion as command
+from pyro_ar.cli.progress import workers_or_cores
 from pyro_ar.experiments.occlusion import lineup
 from pyro_ar.experiments.occlusion.plan import Plan
 
@@ -264,3 +265,10 @@ def test_torn_data_and_bad_folders(capsys, tmp_path):
     assert "torn.npz" in refused(capsys, "occlusion", "--data", str(tmp_path / "torn.npz"), "--out", str(tmp_path / "out"))
     (tmp_path / "file").write_text("")
     assert "results go into a folder" in refused(capsys, "occlusion", *SMALL, "--out", str(tmp_path / "file"))
+
+
+def test_workers_are_those_asked_for_or_one_per_core_and_four_at_most(monkeypatch):
+    for cores, wanted in ((9, 4), (3, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert workers_or_cores(None) == wanted
+        assert workers_or_cores(7) == 7

@@ -284,3 +284,9 @@ def test_temperature_refuses_what_it_cannot_use(iris):
         TemperatureScaled(classifier).fit(X, y)
     with pytest.raises(ValueError, match="one of this library"):
         TemperatureScaled(object()).fit(X, y)
+
+
+def test_matrices_are_full_up_to_a_hundred_cells():
+    count = MixtureDiscriminantAnalysis.count_parameters
+    assert count(2, 100, 3) == count(2, 100, 3, rank=0)
+    assert count(2, 101, 3) == count(2, 101, 3, rank=15) < count(2, 101, 3, rank=0)
