@@ -10,8 +10,8 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
-LONG = ("abstain", "missing_covariates", "missing_not_at_random", "mixture_of_chains", "next_pixel", "random_weights", "sample_digits", "semi_supervised",
-        "tabular")
+LONG = ("abstain", "missing_covariates", "missing_not_at_random", "mixture_of_chains", "next_pixel", "pooled_classes", "random_weights", "sample_digits",
+        "semi_supervised", "shakespeare", "tabular")
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LONG else ()) for path in EXAMPLES])

@@ -30,13 +30,37 @@ assert before == state()
 """
 
 
+SERVER = """
+import os, sys, torch, pyro
+for line in sys.stdin:
+    if not (child := os.fork()):
+        exec(eval(line), {})
+        sys.exit()
+    failed = os.waitpid(child, 0)[1] != 0
+    sys.stdout.write(f"\\0{failed:d}")
+    sys.stdout.flush()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """A process that has imported torch and Pyro, which take seconds, and nothing else: each `run` forks it."""
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        run.server = process
+        yield
+        process.stdin.close()
+
+
 def run(code):
     """Standard output of `code` in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    print(repr(code), file=run.server.stdin, flush=True)
+    out = "".join(iter(lambda: run.server.stdout.read(1), "\0"))
+    assert run.server.stdout.read(1) == "0", f"this failed, as standard error says:\n{code}"
+    return out
 
 
 def slow_after(code):
-    return run(f"import sys, torch, pyro\n{code}\nprint(*[name for name in {SLOW} if name in sys.modules])").split()
+    return run(f"import sys, torch\n{code}\nprint(*[name for name in {SLOW} if name in sys.modules])").split()
 
 
 def stub():

@@ -4,6 +4,7 @@ With vmap the joints are made without validation, which looks at values; what ca
 """
 
 import functools
+import itertools
 import math
 
 import pyro
@@ -124,8 +125,14 @@ def differences(function, at, step=1e-5):
     return torch.stack([(function(at + e) - function(at - e)) / (2 * step) for e in eye], -1)
 
 
-@pytest.mark.parametrize("ask", [pytest.param(ask, marks=pytest.mark.slow if ask in ("log_prob", "conditionals") else ()) for ask in ASK])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in ALL])
+def derived():
+    """Of families' four answers the marginal by default: the others are made of log_prob and it."""
+    for name, ask in itertools.product(ALL, ASK):
+        slow = ask in ("log_prob", "conditionals") or name in LARGE or (name in FAMILIES and ask == "given")
+        yield pytest.param(name, ask, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("name", "ask"), list(derived()))
 def test_derivatives_by_parameters_and_context(name, ask):
     applies(name, ask)
     make, at, visible = case(name)

@@ -66,7 +66,7 @@ def derivatives(function, at):
     return value.detach(), slope.detach(), torch.stack(rows)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [pytest.param(s, marks=pytest.mark.slow if i % 3 else ()) for i, s in enumerate(SCALES)])
 @pytest.mark.parametrize("name", MAKE)
 def test_single_precision_follows_double(name, scale):
     size, make = MAKE[name]
