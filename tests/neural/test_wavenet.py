@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from stepping import steps_as_it_passes
 from torch.testing import assert_close
 
 import pyro_ar as par
@@ -184,19 +185,7 @@ def test_long_chains_step_prefill_and_take_as_they_pass(known, kernel) -> None:
         whole = net.in_chain(x, **told)
         assert_close(_stepped(net, x, told), whole)
         for before in (0, 12):
-            if known <= before:
-                continue
-            state, last = net.start(len(x), **told), None
-            for i in range(before):
-                net.advance(state, last)
-                last = x[:, i]
-            net.prefill(state, x[:, before:known] if last is None else x[:, before - 1:known])
-            assert_close(net.advance(state, None), whole[:, known])
-            index = torch.tensor([4, 4, 1])
-            taken = net.take(state, index)
-            for i in range(known + 1, 90):
-                assert_close(net.advance(state, x[:, i - 1]), whole[:, i])
-                assert_close(net.advance(taken, x[index, i - 1]), whole[index, i])
+            steps_as_it_passes(net, x, told, whole, before, known)
 
 
 def test_a_queue_is_as_long_as_its_kernel_spans() -> None:
