@@ -130,11 +130,11 @@ class PixelCNNNet(RasterNet):
     """
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 32, blocks: int = 4,
-                 kernel: int = 7, block_kernel: int = 3, gated: bool = False, places: bool = False) -> None:
+                 kernel: int = 7, block_kernel: int = 3, gated: bool = False, places: bool = False, channels: str = "groups") -> None:
         require(isinstance(blocks, int) and blocks >= 0, "blocks must be 0 or more", blocks)
         stack = _Gated if gated else _Residual
         super().__init__(event_shape, output, context_dim, lambda inputs, groups: stack(inputs, hidden, blocks, kernel, block_kernel, groups),
-                         hidden=hidden, kernels={"kernel": kernel, "block_kernel": block_kernel}, places=places)
+                         hidden=hidden, kernels={"kernel": kernel, "block_kernel": block_kernel}, places=places, channels=channels)
 
 
 def _gate(z: Tensor, groups: int = 1) -> Tensor:
@@ -152,8 +152,10 @@ class PixelCNN(Family):
 
     .. math:: y = \tanh(W_f * x + V_f^\top h) \odot \sigma(W_g * x + V_g^\top h)
 
-    The channels of a pixel follow one another: R, then G given R, then B given both. Hidden channels lie in as many groups, and a group sees those of
-    its own pixel up to its own. No other order is taken.
+    The channels of a pixel follow one another: R, then G given R, then B given both. By `channels='groups'` hidden channels lie in as many groups, and a
+    group sees those of its own pixel up to its own: any output does. By `channels='linear'` (Salimans et al. 2017) a pixel is a mixture whose locations of G
+    are linear in R, and those of B in both, with slopes that the net gives, see `LinearChannels`: a pixel of a draw takes one step, not one for each channel.
+    No other order is taken.
 
     Args:
         event_shape: (height, width) or (channels, height, width).
@@ -167,25 +169,31 @@ class PixelCNN(Family):
         gated: The gated one.
         places: Give the first layer an embedding of the place of each pixel, which the papers do without: small pictures that are all centred alike are
             learnt with fewer layers. The weights are otherwise the same everywhere in the image.
+        channels: 'groups', or 'linear', for which the output must be a mixture of logistics or Normals.
 
     Raises:
-        ValueError: No image, a kernel larger than the image, another order, hidden channels that are no multiple.
+        ValueError: No image, a kernel larger than the image, another order, hidden channels that are no multiple, an output that is no mixture where
+            channels are 'linear'.
 
     Source:
         van den Oord, Kalchbrenner, Kavukcuoglu (2016a), *Pixel recurrent neural networks*, ICML, sections 3.4 and 3.5; van den Oord, Kalchbrenner,
-        Vinyals, Espeholt, Graves, Kavukcuoglu (2016b), *Conditional image generation with PixelCNN decoders*, NIPS 29.
+        Vinyals, Espeholt, Graves, Kavukcuoglu (2016b), *Conditional image generation with PixelCNN decoders*, NIPS 29. Channels: Salimans, Karpathy, Chen,
+        Kingma (2017), *PixelCNN++*, ICLR, section 2.2.
 
     Example:
         >>> PixelCNN((1, 8, 8), hidden=8, blocks=2)().event_shape
         torch.Size([1, 8, 8])
         >>> PixelCNN((3, 8, 8), hidden=12, gated=True, context_dim=10)(torch.eye(10)).sample().shape
         torch.Size([10, 3, 8, 8])
+        >>> from pyro_ar.outputs import DiscretisedLogisticMixture
+        >>> PixelCNN((3, 8, 8), hidden=12, gated=True, output=DiscretisedLogisticMixture(256, 5), channels="linear")().sample().shape
+        torch.Size([3, 8, 8])
     """
 
     net_type = PixelCNNNet
 
     def __init__(self, event_shape: Sequence[int], hidden: int = 48, blocks: int = 4, output: Output | None = None, context_dim: int = 0,
                  order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, block_kernel: int = 3, gated: bool = False,
-                 places: bool = False) -> None:
+                 places: bool = False, channels: str = "groups") -> None:
         self._make(event_shape, output, context_dim, order, None, hidden=hidden, blocks=blocks, kernel=kernel, block_kernel=block_kernel,
-                   gated=gated, places=places)
+                   gated=gated, places=places, channels=channels)

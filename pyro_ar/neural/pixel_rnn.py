@@ -275,11 +275,11 @@ class RowLSTMNet(RasterNet):
     """
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 48, layers: int = 3, kernel: int = 7,
-                 row_kernel: int = 3, places: bool = False) -> None:
+                 row_kernel: int = 3, places: bool = False, channels: str = "groups") -> None:
         _check_layers(layers)
         require(isinstance(row_kernel, int) and row_kernel % 2 == 1 and row_kernel >= 1, "row_kernel must be an odd number", row_kernel)
         super().__init__(event_shape, output, context_dim, lambda inputs, groups: _RowLSTM(inputs, hidden, layers, kernel, row_kernel, groups),
-                         hidden=hidden, kernels={"kernel": kernel}, places=places)
+                         hidden=hidden, kernels={"kernel": kernel}, places=places, channels=channels)
         require(row_kernel <= self.width, f"a row_kernel of {row_kernel} sees {row_kernel} columns, so the image must be as wide", self.event_shape)
 
 
@@ -292,10 +292,10 @@ class DiagonalBiLSTMNet(RasterNet):
     """
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int = 0, *, hidden: int = 48, layers: int = 3, kernel: int = 7,
-                 places: bool = False) -> None:
+                 places: bool = False, channels: str = "groups") -> None:
         _check_layers(layers)
         super().__init__(event_shape, output, context_dim, lambda inputs, groups: _DiagonalBiLSTM(inputs, hidden, layers, kernel, groups),
-                         hidden=hidden, kernels={"kernel": kernel}, places=places)
+                         hidden=hidden, kernels={"kernel": kernel}, places=places, channels=channels)
 
     @property
     def num_parameters(self) -> int:
@@ -329,9 +329,11 @@ class RowLSTM(Family):
         kernel: Columns of the first kernel, an odd number; it sees `kernel // 2` rows above.
         row_kernel: Columns of the kernels along the rows, an odd number.
         places: Give the first layer an embedding of the place of each pixel, which the paper does without.
+        channels: 'groups', or 'linear', for which the output must be a mixture; see `PixelCNN`.
 
     Raises:
-        ValueError: No image, a kernel larger than the image, another order, hidden units that are no multiple.
+        ValueError: No image, a kernel larger than the image, another order, hidden units that are no multiple, an output that is no mixture where channels
+            are 'linear'.
 
     Source:
         van den Oord, Kalchbrenner, Kavukcuoglu (2016), *Pixel recurrent neural networks*, ICML, sections 3.1, 3.3 and 3.4.
@@ -346,8 +348,10 @@ class RowLSTM(Family):
     net_type = RowLSTMNet
 
     def __init__(self, event_shape: Sequence[int], hidden: int = 48, layers: int = 3, output: Output | None = None, context_dim: int = 0,
-                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, row_kernel: int = 3, places: bool = False) -> None:
-        self._make(event_shape, output, context_dim, order, None, hidden=hidden, layers=layers, kernel=kernel, row_kernel=row_kernel, places=places)
+                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, row_kernel: int = 3, places: bool = False,
+                 channels: str = "groups") -> None:
+        self._make(event_shape, output, context_dim, order, None, hidden=hidden, layers=layers, kernel=kernel, row_kernel=row_kernel, places=places,
+                   channels=channels)
 
 
 class DiagonalBiLSTM(Family):
@@ -372,9 +376,11 @@ class DiagonalBiLSTM(Family):
         order: None, or the net's own: raster scan, and channels within pixels.
         kernel: Columns of the first kernel, an odd number; it sees `kernel // 2` rows above.
         places: Give the first layer an embedding of the place of each pixel, which the paper does without.
+        channels: 'groups', or 'linear', for which the output must be a mixture; see `PixelCNN`.
 
     Raises:
-        ValueError: No image, a kernel larger than the image, another order, hidden units that are no multiple.
+        ValueError: No image, a kernel larger than the image, another order, hidden units that are no multiple, an output that is no mixture where channels
+            are 'linear'.
 
     Source:
         van den Oord, Kalchbrenner, Kavukcuoglu (2016), *Pixel recurrent neural networks*, ICML, sections 3.2 to 3.4.
@@ -389,5 +395,5 @@ class DiagonalBiLSTM(Family):
     net_type = DiagonalBiLSTMNet
 
     def __init__(self, event_shape: Sequence[int], hidden: int = 48, layers: int = 3, output: Output | None = None, context_dim: int = 0,
-                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, places: bool = False) -> None:
-        self._make(event_shape, output, context_dim, order, None, hidden=hidden, layers=layers, kernel=kernel, places=places)
+                 order: Tensor | Sequence[int] | None = None, *, kernel: int = 7, places: bool = False, channels: str = "groups") -> None:
+        self._make(event_shape, output, context_dim, order, None, hidden=hidden, layers=layers, kernel=kernel, places=places, channels=channels)

@@ -17,9 +17,11 @@ from pyro_ar.neural.pixel_cnn import PixelCNN
 from pyro_ar.neural.pixel_rnn import DiagonalBiLSTM, RowLSTM
 from pyro_ar.neural.recurrent_ar import RecurrentAR
 from pyro_ar.neural.wavenet import WaveNet
+from pyro_ar.outputs import DiscretisedLogisticMixture
 
 __all__ = ["FAMILIES", "Registered", "Trained"]
 
+LINEAR = {"linear": {"channels": "linear", "output": DiscretisedLogisticMixture(2, 2)}}
 UNITS = 500  # of the families in a table of parameter counts
 
 
@@ -104,15 +106,15 @@ FAMILIES: dict[str, Registered] = {
         shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
-        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),
+        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, LINEAR, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),
     "gated PixelCNN": Registered(
-        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, free=False, images=True,
+        PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, LINEAR, free=False, images=True,
         shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True})),
     "RowLSTM": Registered(
-        RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True,
+        RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, LINEAR, free=False, images=True,
         shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
     "DiagonalBiLSTM": Registered(
-        DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, free=False, images=True,
+        DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, LINEAR, free=False, images=True,
         shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
     "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_ar.checks import require_exact_states
 
-__all__ = ["Output"]
+__all__ = ["OfComponents", "Output"]
 
 
 UNIT = math.log(math.e - 1)  # softplus of it is one
@@ -83,3 +83,22 @@ class Output(abc.ABC):
             ValueError: It is not for n variables.
         """
         return (self,) * n
+
+
+class OfComponents(Output):
+    """A mixture of M components: the raw parameters are M - 1 logits (against component 0), M locations and M scales before softplus, and the net reads one
+    feature of a value, of which the locations are in the units.
+    """
+
+    components: int
+
+    @property
+    def raw(self) -> int:
+        return 3 * self.components - 1
+
+    @abc.abstractmethod
+    def of_components(self, raw: Tensor, x: Tensor) -> Tensor:
+        """The log of each component's weight times its density (or probability) at x, `(*L, M)`."""
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        return self.of_components(raw, x).logsumexp(-1)

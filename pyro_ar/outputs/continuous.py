@@ -13,7 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ar.checks import require
-from pyro_ar.outputs.base import UNIT, Output
+from pyro_ar.outputs.base import UNIT, OfComponents, Output
 
 __all__ = ["Logistic", "MixtureOfLogistics", "MixtureOfNormals", "Normal"]
 
@@ -95,7 +95,7 @@ class Logistic(OfLocationAndScale):
 
 
 @dataclass(frozen=True)
-class _Mixture(OfReals):
+class _Mixture(OfReals, OfComponents):
     """M components of one kind."""
 
     components: int
@@ -106,18 +106,21 @@ class _Mixture(OfReals):
                 self.components)
         check_min_scale(self.min_scale)
 
-    @property
-    def raw(self) -> int:
-        return 3 * self.components - 1
-
     def _of_parts(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         raise NotImplementedError
 
-    def distribution(self, raw: Tensor) -> TorchDistribution:
+    def _weights_and_parts(self, raw: Tensor) -> tuple[Tensor, TorchDistribution]:
         logits, loc, scale = mixture_parts(raw, self.components)
-        parts = self._of_parts(loc, F.softplus(scale + UNIT) + self.min_scale)
+        return logits, self._of_parts(loc, F.softplus(scale + UNIT) + self.min_scale)
+
+    def distribution(self, raw: Tensor) -> TorchDistribution:
+        logits, parts = self._weights_and_parts(raw)
         options: dict[str, Any] = {"validate_args": False}
         return dist.MixtureSameFamily(dist.Categorical(logits=logits, **options), parts, **options)
+
+    def of_components(self, raw: Tensor, x: Tensor) -> Tensor:
+        logits, parts = self._weights_and_parts(raw)
+        return logits.log_softmax(-1) + parts.log_prob(x.unsqueeze(-1))
 
 
 @dataclass(frozen=True)

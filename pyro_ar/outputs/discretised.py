@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_ar.checks import require, require_exact_states
+from pyro_ar.outputs.base import OfComponents
 from pyro_ar.outputs.continuous import check_min_scale, mixture_parts
 from pyro_ar.outputs.discrete import OfStates
 
@@ -17,7 +18,7 @@ __all__ = ["DiscretisedLogisticMixture"]
 
 
 @dataclass(frozen=True)
-class DiscretisedLogisticMixture(OfStates):
+class DiscretisedLogisticMixture(OfStates, OfComponents):
     r"""A variable of K ordered states (grey levels): M logistic densities, integrated over the cell of each state.
 
     The states stand at -1 to 1, the first and last cells reach to infinity, and the net reads the state's place alone.
@@ -50,10 +51,6 @@ class DiscretisedLogisticMixture(OfStates):
                 "DiscretisedLogisticMixture needs 1 component or more", self.components)
         check_min_scale(self.min_scale)
 
-    @property
-    def raw(self) -> int:
-        return 3 * self.components - 1
-
     def encode(self, x: Tensor) -> Tensor:
         return (2 * x / (self.states - 1) - 1).unsqueeze(-1)
 
@@ -61,7 +58,7 @@ class DiscretisedLogisticMixture(OfStates):
         states = torch.arange(self.states, device=raw.device, dtype=raw.dtype)
         return dist.Categorical(logits=self.log_prob(raw.unsqueeze(-2), states), validate_args=False)
 
-    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+    def of_components(self, raw: Tensor, x: Tensor) -> Tensor:
         require_exact_states(self.states, x.dtype, type(self).__name__)
         logits, loc, scale = mixture_parts(raw, self.components)
         scale = F.softplus(scale - 1) + self.min_scale  # raw zero: about a third of the range
@@ -72,4 +69,4 @@ class DiscretisedLogisticMixture(OfStates):
         right = F.logsigmoid(-below).masked_fill(place <= half - 1, 0.0)
         inside = (-torch.expm1(-2 * half / scale)).log()
         inside = inside.expand(left.shape).masked_fill((place >= 1 - half) | (place <= half - 1), 0.0)
-        return (logits.log_softmax(-1) + left + right + inside).logsumexp(-1)
+        return logits.log_softmax(-1) + left + right + inside

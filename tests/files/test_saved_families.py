@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from registered import ANY_SHAPE, OF_IMAGES, VARIANTS
+from registered import ANY_SHAPE, IMAGE_VARIANTS, OF_IMAGES, VARIANTS
 from safetensors.torch import save_file
 from torch import nn
 
@@ -25,6 +25,7 @@ LATER = PerVariable([par.outputs.RestrictedBernoulli(0.1, 0.4), par.outputs.Tied
 
 FAMILIES = {
     **{name: partial(make, (1, 2, 3), context_dim=2) for name, make in {**ANY_SHAPE, **OF_IMAGES, **VARIANTS}.items()},
+    **{name: partial(make, (3, 2, 3), context_dim=2) for name, make in IMAGE_VARIANTS.items()},
     "NADE in an order": lambda: par.NADE((2, 3), 4, Categorical(5, "one-hot"), order="random"),
     "real MADE": lambda: par.MADE(6, (5, 7), MixtureOfNormals(3), activation="tanh"),
     "OrderlessNADE of levels": lambda: par.OrderlessNADE(6, 4, LEVELS, activation="relu"),

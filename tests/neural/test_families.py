@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from registered import ANY_SHAPE, OF_IMAGES, VARIANTS
+from registered import ANY_SHAPE, IMAGE_VARIANTS, OF_IMAGES, VARIANTS
 
 from pyro_ar import outputs
 from pyro_ar.testing import CHECKS, NotApplicable
@@ -39,6 +39,13 @@ def on_images(make):
     """`make` with the smallest images that a kernel of 3 fits in, whatever shape is asked, and no order."""
     def made(shape, order=None, **options):
         return make({3: (2, 3), (1, 2, 2): (1, 2, 3)}.get(shape, shape), **options)
+    return made
+
+
+def on_colours(make):
+    """`make` with the smallest images of two channels."""
+    def made(shape, order=None, **options):
+        return make((2, 2, 3), **options)
     return made
 
 
@@ -105,7 +112,7 @@ def cases():
 
     Draws of real cells are compared with densities on grids, which takes minutes for nets that attend or remember: by default of one family only.
     Of families that share a net, and of variants, one stands for all. Images have six cells,
-    too many real ones for grids; by default one output, in another setting for each.
+    too many real ones for grids; by default one output, in another setting for each. Their variants have twelve, and come in make test-all alone.
     """
     for i, (name, make) in enumerate({**ANY_SHAPE, **VARIANTS}.items()):
         for (j, (kind, output)), (k, setting) in itertools.product(enumerate(OUTPUTS.items()), enumerate(SETTINGS)):
@@ -123,6 +130,8 @@ def cases():
             for check in CHECKS:
                 drawn = check.__name__.endswith("samples_follow_log_prob") and i > 0
                 yield case(check, setting, on_images(make), output, f"{name}, {kind}", fast=usual and not drawn)
+    for (name, make), setting, check in itertools.product(IMAGE_VARIANTS.items(), [batch, weight_draws], CHECKS):
+        yield case(check, setting, on_colours(make), make.keywords["output"], name, fast=False)
 
 
 def case(check, setting, make, output, name, *, fast):

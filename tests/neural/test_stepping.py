@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-from registered import ANY_SHAPE, OF_IMAGES, VARIANTS, nets
+from registered import ANY_SHAPE, IMAGE_VARIANTS, OF_IMAGES, VARIANTS, nets
 from torch import nn
 from torch.testing import assert_close
 
@@ -114,6 +114,13 @@ def test_the_contract_is_kept_in_a_layout_of_its_own(context_dim) -> None:
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_contract_is_kept_on_images(name) -> None:
     net = nets(OF_IMAGES)[name]((2, 2, 3), outputs.Categorical(3), 2)
+    assert checked(net) == len(NET_CHECKS) - 1
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+@pytest.mark.parametrize("name", IMAGE_VARIANTS)
+def test_the_contract_is_kept_by_variants_on_images(name, context_dim) -> None:
+    net = IMAGE_VARIANTS[name]((2, 2, 3), context_dim=context_dim).net
     assert checked(net) == len(NET_CHECKS) - 1
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyro_ar.checks import require
+from pyro_ar.neural.layers.linear_channels import LinearChannels
 from pyro_ar.neural.layers.masked_conv import MaskedConv
 from pyro_ar.neural.net import Net, as_event_shape
 from pyro_ar.order import channels_within_pixels
@@ -75,6 +76,9 @@ class Body(nn.Module):
 class RasterNet(Net):
     r"""A body of layers that see what stands before a pixel in raster scan (R of a pixel, then G, then B, where there are channels), and a head.
 
+    The channels of a pixel follow one another by masks between groups of hidden channels, or by `LinearChannels`: then all that the net gives for a pixel is of
+    the pixels before, and its own values enter the last step alone.
+
     **Sampling** computes only what is new. The rows above enter a whole row at a time, all layers together, when a row begins; then each pixel
     costs a product per layer with the few cells to its left, of which each layer keeps its own. `stop` leaves out the rows below.
 
@@ -91,25 +95,28 @@ class RasterNet(Net):
         hidden: Hidden channels, a multiple of the channels of the image.
         kernels: The sizes of its square kernels, by the name of the argument that says them.
         places: Whether the first layer is told the place of each pixel.
+        channels: 'groups', or 'linear', for which the output must be a mixture.
     """
 
     layout = "event"
 
     def __init__(self, event_shape: int | Sequence[int], output: Output, context_dim: int, body: Callable[[int, int], Body], *, hidden: int,
-                 kernels: Mapping[str, int], places: bool) -> None:
+                 kernels: Mapping[str, int], places: bool, channels: str) -> None:
         super().__init__(event_shape, output, context_dim)
         self.channels, self.height, self.width = _as_image(self.event_shape)
-        require(isinstance(hidden, int) and hidden > 0 and hidden % self.channels == 0,
-                f"hidden must be a positive multiple of the channels of the image, {self.channels}", hidden)
+        require(channels in ("groups", "linear"), "channels must be 'groups' or 'linear'", channels)
+        self.linear = LinearChannels(output, self.channels) if channels == "linear" else None
+        self.groups = self.channels if self.linear is None else 1
+        require(isinstance(hidden, int) and hidden > 0 and hidden % self.groups == 0,
+                f"hidden must be a positive multiple of the channels of the image, {self.groups}", hidden)
         for name, size in kernels.items():
             require(isinstance(size, int) and size % 2 == 1 and size >= 3, f"{name} must be an odd number, 3 or more", size)
             require(size <= self.width and size // 2 < self.height,
                     f"a {name} of {size} sees {size // 2 + 1} rows and {size} columns, so the image must be as large", self.event_shape)
         self.chain_order = self.order_of(self.event_shape)
-        self.body: Any = body(self.channels * output.inputs, self.channels)
-        wide = self.body.width
-        self.head = nn.ModuleList([MaskedConv(wide, wide, 0, 0, "B", self.channels),
-                                   MaskedConv(wide, self.channels * output.raw, 0, 0, "B", self.channels, gain=0.5)])
+        self.body: Any = body(self.channels * output.inputs, self.groups)
+        wide, numbers = self.body.width, self.channels * output.raw if self.linear is None else self.linear.raw
+        self.head = nn.ModuleList([MaskedConv(wide, wide, 0, 0, "B", self.groups), MaskedConv(wide, numbers, 0, 0, "B", self.groups, gain=0.5)])
         told = sum(self.body.told)
         self.context_weight = nn.Parameter(torch.randn(context_dim, told) * 0.1) if context_dim else None
         self.places = nn.Parameter(torch.randn(2 * hidden, self.height, self.width) * 0.1) if places else None
@@ -164,8 +171,11 @@ class RasterNet(Net):
         h = self.body(self._features(chain), self._told(context), self._places(slice(lines)))
         for conv in self._head():
             h = conv(self.body.active(h))
-        raw = F.pad(h.unflatten(1, (C, self.output.raw)), (0, 0, 0, self.height - lines))
-        return raw.movedim(2, -1).reshape(len(x), *self.event_shape, self.output.raw)
+        if self.linear is None:
+            raw = h.unflatten(1, (C, self.output.raw)).movedim(2, -1)
+        else:
+            raw = self.linear(h.movedim(1, -1), chain.reshape(len(x), lines, W, C)[..., :-1]).movedim(3, 1)
+        return F.pad(raw, (0, 0, 0, 0, 0, self.height - lines)).reshape(len(x), *self.event_shape, self.output.raw)
 
     def features(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         """What the head reads, averaged within the fields of a 4 x 4 grid (of fewer where the image is smaller), `(rows, channels * fields)`."""
@@ -176,9 +186,9 @@ class RasterNet(Net):
         body, zeros, width = self.body, next(self.parameters()).new_zeros, self.width + self.body.beyond
         points = [*body.points, *self._head()]
         return RasterState(
-            channels=self.channels, windows=[conv.matrices() for conv in body.wide], told=self._told(context),
-            pointwise=[list(zip(conv.bias.chunk(self.channels), conv.matrices(), strict=True)) for conv in points],
-            x=zeros(rows, self.num_variables), seen=[[None] * self.channels for _ in points],
+            groups=self.groups, windows=[conv.matrices() for conv in body.wide], told=self._told(context),
+            pointwise=[list(zip(conv.bias.chunk(self.groups), conv.matrices(), strict=True)) for conv in points],
+            x=zeros(rows, self.num_variables), seen=[[None] * self.groups for _ in points],
             history=[zeros(rows, conv.weight.shape[1], conv.above, width) for conv in body.tall],
             line=[zeros(rows, conv.left + width, conv.weight.shape[1]) for conv in body.wide],
             memory=body.memory(rows, width))
@@ -187,13 +197,18 @@ class RasterNet(Net):
         if value is not None:
             self._write(state, value)
         self._run(state)
-        return state.answer
+        if self.linear is None:
+            return state.answer
+        first = state.i - state.i % self.channels
+        return self.linear(state.answer, state.x[:, first:state.i])[:, -1]
 
     def _run(self, state: "RasterState") -> None:
-        """Step to the next variable, unless the state stands there."""
-        if state.ran == state.i:
-            return
+        """Step to the next variable, or to its pixel where the net tells channels apart in the last step alone, unless the state stands there."""
         pixel, c = divmod(state.i, self.channels)
+        c = 0 if self.linear is not None else c
+        at = pixel * self.channels + c
+        if state.ran == at:
+            return
         if pixel % self.width == 0 and c == 0:
             self.body.open_row(state)
             row = pixel // self.width
@@ -202,14 +217,17 @@ class RasterNet(Net):
         h, points = self.body.step(state, pixel % self.width, c), len(state.pointwise)
         for k in (points - 2, points - 1):
             h = state.mixed(k, c, self.body.active(h))
-        state.answer, state.ran = h, state.i
+        state.answer, state.ran = h, at
 
     def _write(self, state: "RasterState", value: Tensor) -> None:
         """Take the value of the variable that the state stands at."""
         i = state.i
         state.x[:, i] = value
         pixel, c = divmod(i, self.channels)
-        state.write(0, pixel % self.width, c, self.output.at(i).encode(state.x[:, i]))
+        if self.linear is None:
+            state.write(0, pixel % self.width, c, self.output.at(i).encode(state.x[:, i]))
+        elif c == self.channels - 1:
+            state.write(0, pixel % self.width, 0, self.output.encode(state.x[:, i - c:i + 1]).flatten(1))
         state.i = i + 1
         if state.i % (self.width * self.channels) == 0 and state.i < self.num_variables:
             self.body.close_row(state)
@@ -250,7 +268,7 @@ class RasterState:
         memory: What the body remembers besides.
     """
 
-    channels: int
+    groups: int
     windows: list[list[Tensor]]
     pointwise: list[list[tuple[Tensor, Tensor]]]
     told: list
@@ -275,17 +293,17 @@ class RasterState:
         if self.views is None:
             self._view()
         bases, cells, _ = self.views[k]
-        return torch.addmm(bases[pixel * self.channels + c], cells[pixel], self.windows[k][c])
+        return torch.addmm(bases[pixel * self.groups + c], cells[pixel], self.windows[k][c])
 
     def write(self, k: int, pixel: int, c: int, value: Tensor) -> None:
         """What convolution k of a row reads of group c of a pixel."""
         if self.views is None:
             self._view()
-        self.views[k][2][pixel * self.channels + c].copy_(value)
+        self.views[k][2][pixel * self.groups + c].copy_(value)
 
     def mixed(self, k: int, c: int, h: Tensor) -> Tensor:
         """The answer of group c of convolution k of single pixels, whose input of that group is `h`."""
-        if self.channels > 1:
+        if self.groups > 1:
             self.seen[k][c] = h
             h = torch.cat(self.seen[k][:c + 1], -1)
         bias, matrix = self.pointwise[k][c]
@@ -297,11 +315,11 @@ class RasterState:
         for k, line in enumerate(self.line):
             rows, long, inputs = line.shape
             outputs, width = self.base[k].shape[1], self.base[k].shape[3]
-            bases = self.base[k].squeeze(2).mT.reshape(rows, width * self.channels, outputs // self.channels).unbind(1)
+            bases = self.base[k].squeeze(2).mT.reshape(rows, width * self.groups, outputs // self.groups).unbind(1)
             left = long - width
             cells = [line[:, j:j + left + 1].view(rows, (left + 1) * inputs) for j in range(width)]
-            group = inputs // self.channels
-            slots = [line[:, left + j, c * group:(c + 1) * group] for j in range(width) for c in range(self.channels)]
+            group = inputs // self.groups
+            slots = [line[:, left + j, c * group:(c + 1) * group] for j in range(width) for c in range(self.groups)]
             self.views.append((bases, cells, slots))
 
 
