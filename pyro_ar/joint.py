@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from torch import Size, Tensor
+from torch.distributions import constraints
 
 from pyro_ar.arrays import Array, as_tensor
 from pyro_ar.checks import broadcast, counted, one_line, require, require_exact_states
@@ -50,6 +51,11 @@ from pyro_ar.expandable import Expandable, check_readable, support_of_cells
 from pyro_ar.queries import Given, Marginal
 
 __all__ = ["Joint"]
+
+
+def _all_bits(x: Tensor) -> bool:
+    """Whether each number is 0 or 1, in a fourth of the time of the constraint's own check; NaN, infinity and all between leave a trace."""
+    return x.numel() > 0 and bool(x.detach().sub(1).mul_(x.detach()).abs_().amax() == 0)
 
 
 class Joint(Expandable):
@@ -276,10 +282,11 @@ class Joint(Expandable):
                 value)
         left = value.shape[: value.ndim - len(event)]
         broadcast(f"{name} wants values whose left dimensions broadcast with its batch shape {tuple(self.batch_shape)}", left, self.batch_shape, came=(value,))
-        if self.num_states is None:
+        states = self.num_states
+        if states is None:
             x = value.to(self.dtype)
         else:
-            require_exact_states(max(self.num_states, default=None), value.dtype, f"{name}, of its values,")
+            require_exact_states(max(states, default=None), value.dtype, f"{name}, of its values,")
             # whole numbers become single precision at least: a small dtype would round some to states that they are not
             x = value if value.is_floating_point() else value.to(torch.promote_types(self.dtype, torch.float32))
         if visible is not None:
@@ -290,7 +297,10 @@ class Joint(Expandable):
         return x
 
     def _check_support(self, x: Tensor, visible: Tensor | None) -> None:
-        good = support_of_cells(self.support).check(x)
+        support = support_of_cells(self.support)
+        if support is constraints.boolean and _all_bits(x):
+            return
+        good = support.check(x)
         if self.num_states is None:  # no state is NaN or infinite
             good = good & x.isfinite()
         if visible is not None:

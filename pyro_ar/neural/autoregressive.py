@@ -79,7 +79,7 @@ class Autoregressive(Joint):
         require(isinstance(net, Net), "Autoregressive wants a net that derives from par.Net", type(net).__name__)
         self.net, self.output = net, output
         self.coherent = not net.any_order
-        _check_weights(net, weights)
+        self._ranks = _checked_ranks(net, weights)
         _check_context(context, net.context_dim, validate_args is not False and not transforms_active())
         device = next(iter(weights.values())).device
         # None is kept apart: values in raster order need no permuting.
@@ -105,7 +105,7 @@ class Autoregressive(Joint):
         return batch_of(cls, {**weights, **more}, {**dims, **dict.fromkeys(more, 1)}), Size(net.event_shape)  # type: ignore[arg-type]
 
     def _shape_of(self, tensors: Mapping[str, Tensor]) -> Size:
-        lefts = [tensors[name].shape[: tensors[name].ndim - p.ndim] for name, p in self.net.named_parameters()]
+        lefts = [tensors[name].shape[: tensors[name].ndim - rank] for name, rank in self._ranks.items()]
         if "context" in tensors:
             lefts.append(tensors["context"].shape[:-1])
         if self._given_order is not None:
@@ -162,7 +162,7 @@ class Autoregressive(Joint):
     @property
     def has_draws(self) -> bool:
         """Whether weights have extra left dimensions."""
-        return any(self._tensors[name].ndim > p.ndim for name, p in self.net.named_parameters())
+        return any(self._tensors[name].ndim > rank for name, rank in self._ranks.items())
 
     # The chain: values in, conditionals out.
 
@@ -178,7 +178,7 @@ class Autoregressive(Joint):
                     *, map_all: bool = False) -> Tensor:
         weights = {name: t for name, t in self._tensors.items() if name != "context"}
         present = {name: t for name, t in values.items() if t is not None}
-        return over_draws(self.net, weights, present, function, self._buffers, map_all=map_all)
+        return over_draws(self.net, weights, self._ranks, present, function, self._buffers, map_all=map_all)
 
     def conditionals_in_chain(self, x: Tensor) -> Tensor:
         """Log p(x_i | x_<i) for `x` `(*L, m)`, the first m variables, both in chain order; `L` may lack batch dimensions."""
@@ -500,7 +500,8 @@ def _rows(t: Tensor, left: Size) -> Tensor:
     return t.expand(left + t.shape[-1:]).reshape(-1, t.shape[-1])
 
 
-def _check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _checked_ranks(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many dimensions each parameter of the net has; the weights fit, draws to their left."""
     parameters = dict(net.named_parameters())
     require(bool(parameters) and "context" not in parameters, "a net needs parameters, none of them named 'context'")
     require(set(weights) == set(parameters), f"weights must be named {sorted(parameters)}", sorted(weights))
@@ -509,6 +510,7 @@ def _check_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
         require(isinstance(t, Tensor) and t.shape[max(t.ndim - p.ndim, 0):] == p.shape,
                 f"weight {name} must be a tensor that ends in {tuple(p.shape)}", t)
         require(t.numel() > 0 or p.numel() == 0, f"weight {name} must have one draw or more", t)
+    return {name: p.ndim for name, p in parameters.items()}
 
 
 def _check_context(context: Tensor | None, width: int, thorough: bool) -> None:

@@ -33,13 +33,14 @@ def skeleton(net: Structure) -> Structure:
     return copy.deepcopy(net, memo)
 
 
-def over_draws(net: nn.Module, weights: Mapping[str, Tensor], values: Values, function: Function,
+def over_draws(net: nn.Module, weights: Mapping[str, Tensor], ranks: Mapping[str, int], values: Values, function: Function,
                buffers: Mapping[str, Tensor], *, map_all: bool = False) -> Tensor:
     """`function(net with these weights, values)`, mapped over the extra left dimensions of the weights.
 
     Args:
         net: Only its structure and mode are used.
         weights: `(*D, *its shape)` for each parameter of the net.
+        ranks: How many dimensions each parameter has in the net.
         values: Tensors `(*L, k)`; `L` and `D` broadcast. The function gets them without the drawn dimensions.
         function: Returns `(*L, k)` again.
         buffers: A tensor for each buffer of the net.
@@ -48,11 +49,10 @@ def over_draws(net: nn.Module, weights: Mapping[str, Tensor], values: Values, fu
     Returns:
         The answer, `(*broadcast of L and D, k)`.
     """
-    ranks: dict[Any, int] = {name: p.ndim for name, p in net.named_parameters()}
-    ranks.update({("value", name): 1 for name in values})
+    dims: dict[Any, int] = {**ranks, **{("value", name): 1 for name in values}}
     tensors: dict[Any, Tensor] = {**weights, **{("value", name): t for name, t in values.items()}}
-    depth = max(t.ndim - ranks[name] for name, t in tensors.items())
-    tensors = {name: t.reshape((1,) * (depth - t.ndim + ranks[name]) + t.shape) for name, t in tensors.items()}
+    depth = max(t.ndim - dims[name] for name, t in tensors.items())
+    tensors = {name: t.reshape((1,) * (depth - t.ndim + dims[name]) + t.shape) for name, t in tensors.items()}
     drawn = {d: max(tensors[name].shape[d] for name in weights) for d in range(depth)}
     drawn = {d: size for d, size in drawn.items() if size > 1}
     device = next(iter(weights.values())).device

@@ -25,7 +25,7 @@ def test_agrees_with_a_loop(weight, bias, x, map_all) -> None:
     net = nn.Linear(3, 2)
     weights = {"weight": torch.randn(*weight, 2, 3), "bias": torch.randn(*bias, 2)}
     value = torch.randn(*x, 3)
-    got = over_draws(skeleton(net), weights, {"x": value}, run, {}, map_all=map_all)
+    got = over_draws(skeleton(net), weights, {name: p.ndim for name, p in net.named_parameters()}, {"x": value}, run, {}, map_all=map_all)
     expected = (weights["weight"] @ value.unsqueeze(-1)).squeeze(-1) + weights["bias"]
     assert_close(got, expected)
 
