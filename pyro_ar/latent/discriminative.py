@@ -32,7 +32,7 @@ def finish(parts: Sequence[Parameters], log_prior: Tensor, rows: Rows, labels: T
     Args:
         parts: One tree per class.
         log_prior: `(C)`.
-        rows: Training rows; their weights are not read.
+        rows: Training rows, and what each counts within a step.
         labels: Their classes, `(N)`.
         epochs: Passes over the rows.
         generative: Weight of log p(x_visible | y) beside log p(y | x_visible).
@@ -50,11 +50,12 @@ def finish(parts: Sequence[Parameters], log_prior: Tensor, rows: Rows, labels: T
         for index in torch.randperm(len(rows.x), generator=generator).split(BATCH):
             some = rows.take(index)
             shown = torch.rand(some.x.shape, generator=generator) >= MOST_HIDDEN * torch.rand(len(index), 1, generator=generator)
-            some = Rows(some.x, shown if some.seen is None else shown & some.seen)
+            some = Rows(some.x, shown if some.seen is None else shown & some.seen, some.weights)
             found = [learner.upward(some) for learner in learners]
             posterior = (torch.stack([each.log_p for each in found], -1) + log_prior.to(dtype)).softmax(-1)
             mine = torch.nn.functional.one_hot(labels[index], len(parts)).to(dtype)
-            weights = ((1 + generative) * mine - posterior) / len(index)
+            own = torch.ones(len(index), dtype=dtype) if some.weights is None else some.weights.to(dtype)
+            weights = ((1 + generative) * mine - posterior) * own[:, None] / own.sum()
             for learner, each, one, weight in zip(learners, leaves, found, weights.mT, strict=True):
                 learner.downward(one, weight)
                 for leaf, slope in zip(each, learner.slopes(each), strict=True):

@@ -362,6 +362,25 @@ def test_slopes_of_the_finish_are_autograds(output):
             torch.testing.assert_close(slope, expected["emission"][c][kind.variables][..., :slope.shape[-1]])
 
 
+def test_a_finish_weighs_rows():
+    """Rows of the wrong class that weigh next to nothing change nothing; rows that all weigh the same weigh as none said."""
+    torch.manual_seed(16)
+    y = np.arange(200) % 2
+    x = torch.where(torch.rand(200, 4) < 0.8, torch.tensor(y)[:, None], 1 - torch.tensor(y)[:, None]).float()
+    lied = np.where(np.arange(200) < 60, 1 - y, y)
+    options = {"num_hidden": 1, "structure": "star", "epochs": 5, "finish": 20}
+
+    def sure(labels, weight):
+        options["generator"] = seeded()
+        model = GenerativeClassifier(LatentTree, fit_options=options).fit(x, labels, sample_weight=weight)
+        return model.predict_proba(x)[:, 1]
+
+    told = np.where(np.arange(200) < 60, 1e-7, 1.0)
+    np.testing.assert_allclose(sure(lied, told), sure(y, told), atol=1e-4)
+    assert np.abs(sure(lied, None) - sure(y, None)).max() > 0.1
+    np.testing.assert_allclose(sure(y, np.full(200, 3.0)), sure(y, None), atol=0.02)  # EM's made-up rows weigh less beside three times as many
+
+
 def test_a_finish_tells_classes_apart_and_stays_a_joint():
     torch.manual_seed(15)
     y = torch.rand(300) < 0.5
