@@ -21,7 +21,7 @@ def impute(
     table: Annotated[Path, typer.Argument(help="A CSV file with empty cells (or NA, NaN, ?, null, none, -).")],
     out: Annotated[Path, typer.Option(help="Folder of the completed tables and the report.")] = Path("completed"),
     tables: Annotated[int, typer.Option(min=0, help="Completed tables drawn besides, for multiple imputation.")] = 0,
-    joint: Annotated[str | None, typer.Option(help=f"One of: {', '.join(RECIPES)}.", show_default="the best on cells hidden on purpose")] = None,
+    joint: Annotated[str | None, typer.Option(help=f"One of: {', '.join(RECIPES)}.", show_default="a pool, by cells hidden on purpose")] = None,
     kinds: Annotated[str | None, typer.Option(help="Kinds of columns where they are not as found, such as zip=categorical,age=real.")] = None,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
 ) -> int:
@@ -32,10 +32,10 @@ def impute(
     with threadpool_limits(1):
         imputer, report, written = complete_table(table, out, tables=tables, joint=joint, kinds={a.strip(): b.strip() for a, b in pairs}, seed=seed)
     screen = Console()
-    chosen = f"the joint is '{imputer.chosen_}'"
+    chosen = "joints: " + ", ".join(f"{many} of '{name}'" for name, many in imputer.chosen_.items())
     if imputer.scores_:
-        rest = ", ".join(f"{name} {score:.3f}" for name, score in imputer.scores_.items() if name != imputer.chosen_)
-        chosen += f": {imputer.scores_[imputer.chosen_ or '']:.3f} on cells hidden on purpose, minus their CRPS ({rest})"
+        ranked = sorted(imputer.scores_.items(), key=lambda item: -item[1])
+        chosen += "; by itself, minus the CRPS of cells hidden on purpose: " + ", ".join(f"{name} {score:.3f}" for name, score in ranked)
     screen.print(chosen, highlight=False, soft_wrap=True)
     shown = Table(box=None, padding=(0, 2, 0, 0))
     for name, justify in (("column", "left"), ("kind", "left"), ("filled", "right"), ("how unsure", "right")):

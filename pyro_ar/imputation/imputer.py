@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from pyro_ar.budget import at_once
 from pyro_ar.checks import IntractableError, require
 from pyro_ar.imputation.columns import Column, decoded, encoded, read_columns
-from pyro_ar.imputation.recipes import NUMBERS_ONLY, RECIPES, choose, fitting, in_states
+from pyro_ar.imputation.recipes import NUMBERS_ONLY, apportioned, choose, fitting, in_states
 from pyro_ar.inference.arviz_bridge import to_arviz
 from pyro_ar.joint import Joint
 
@@ -30,19 +30,24 @@ class JointImputer(TransformerMixin, BaseEstimator):
     completed tables: an analysis of each, pooled by Rubin's rules (`pool`), knows how unsure the holes leave it. Where means have no closed form (rank-normal
     joints, states) they are those of 200 draws, whose error is a fourteenth of a standard deviation of the cell.
 
+    What N rows leave unknown of the joint itself is in the draws too: several joints are fitted, each to other weights of the rows (the Bayesian
+    bootstrap), and completed tables come from one after the other.
+
     Args:
-        joint: Which joint is fitted. None: the one of `RECIPES` whose draws of cells hidden on purpose in held-out rows have the best CRPS; the name of one
-            ('gaussian', 'rank-normal gaussian', 'rank-normal student-t', 'mixture of 4', 'mixture of 16', 'latent tree'); or a function from
-            rows `(N, n)` (numbers standardised, states by their position, NaN where hidden), their `Column`s and a generator to a `Joint`.
+        joint: Which joints are fitted. None: those of `RECIPES`, in the shares whose pooled draws of cells hidden on purpose in held-out rows have the best
+            CRPS; the name of one ('gaussian', 'rank-normal gaussian', 'rank-normal student-t', 'mixture of 3 student-t', 'rank-normal mixture of 3
+            student-t', 'mixture of 4', 'mixture of 16', 'latent tree'); or a function from rows `(N, n)` (numbers standardised, states by their position,
+            NaN where hidden), their `Column`s, their weights `(N,)`, whose mean is 1, and a generator to a `Joint`.
+        fits: How many joints are fitted; 1: one, to the rows as they are, which is quicker, and draws that take it for the truth.
         kinds: Kind of a column ('real', 'count', 'binary', 'categorical') by its name, or position as text where columns have no names; others are found.
-        folds: Parts of the rows in the choice of the joint.
+        folds: Parts of the rows in the choice of the joints.
         random_state: Of the choice, of fits and of draws in `transform`; None: 0, so that equal tables are filled equally.
 
     Attributes:
         columns_: What each column was found to be.
-        joint_: The fitted joint, over the columns that are not constant.
-        chosen_: Its name, or None.
-        scores_: Minus the CRPS (of states half the Brier score) of each candidate; empty where there was no choice.
+        joints_: The fitted joints, over the columns that are not constant.
+        chosen_: How many of them there are of each name; empty for a function.
+        scores_: Minus the CRPS (of states half the Brier score) of each candidate by itself; empty where there was no choice.
         n_features_in_: Columns.
         feature_names_in_: Their names, if they have some.
 
@@ -51,24 +56,25 @@ class JointImputer(TransformerMixin, BaseEstimator):
         IntractableError: The joint does not answer a pattern of the table.
 
     Source:
-        Rubin (1987), *Multiple imputation for nonresponse in surveys*; the choice by cells hidden on purpose: Yoon, Jordon, van der Schaar (2018),
-        *GAIN*, ICML, section 5.
+        Rubin (1987), *Multiple imputation for nonresponse in surveys*; the bootstrap: Rubin (1981), *The Bayesian bootstrap*, Annals of Statistics 9; the
+        choice by cells hidden on purpose: Yoon, Jordon, van der Schaar (2018), *GAIN*, ICML, section 5.
 
     Example:
         >>> X = np.array([[1.0, 2.1], [2.0, 3.9], [3.0, 6.1], [4.0, np.nan], [5.0, 9.9]])
-        >>> JointImputer("gaussian").fit_transform(X)[3].round(1)
+        >>> JointImputer("gaussian", fits=1).fit_transform(X)[3].round(1)
         array([4. , 7.9])
     """
 
     columns_: tuple[Column, ...]
-    joint_: Joint
-    chosen_: str | None
+    joints_: list[Joint]
+    chosen_: dict[str, int]
     scores_: dict[str, float]
     n_features_in_: int
 
-    def __init__(self, joint: str | Callable[..., Joint] | None = None, *, kinds: Mapping[str, str] | None = None, folds: int = 3,
-                 random_state: Any = None) -> None:
+    def __init__(self, joint: str | Callable[..., Joint] | None = None, *, fits: int = 10, kinds: Mapping[str, str] | None = None,
+                 folds: int = 3, random_state: Any = None) -> None:
         self.joint = joint
+        self.fits = fits
         self.kinds = kinds
         self.folds = folds
         self.random_state = random_state
@@ -80,37 +86,49 @@ class JointImputer(TransformerMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Find the kinds of the columns, and fit the joint.
+        """Find the kinds of the columns, and fit the joints.
 
         Args:
             X: `(N, n)`; an array or a data frame, NaN where hidden.
             y: Not used.
         """
         cells, names = self._cells(X, reset=True)
-        require(isinstance(self.folds, int) and self.folds >= 2, "folds must be 2 or more", self.folds)
+        for name, least in (("folds", 2), ("fits", 1)):
+            require(isinstance(getattr(self, name), int) and getattr(self, name) >= least, f"{name} must be {least} or more", getattr(self, name))
         self.columns_ = read_columns(cells, names, self.kinds or {}, two_numbers="real" if self.joint in NUMBERS_ONLY else "binary")
         self._kept = [i for i, column in enumerate(self.columns_) if column.kind != "constant"]
-        rows = encoded([cells[i] for i in self._kept], self._columns) if self._kept else torch.zeros(len(cells[0]), 0)
-        rows = rows[(~rows.isnan()).any(1)]  # a row without visible cells says nothing
-        self.scores_, self.chosen_ = {}, None
-        if not self._kept:
-            return self
-        generator = self._generator()
-        recipe: Any = self.joint
-        if recipe is None:
-            candidates = fitting(self._columns)
-            self.scores_ = choose(rows, self._columns, candidates, self.folds, generator)
-            self.chosen_ = max(self.scores_, key=self.scores_.__getitem__)
-            require(self.scores_[self.chosen_] > -np.inf, "no joint could be fitted to these rows; name one as `joint`", rows)
-            recipe = candidates[self.chosen_]
-        elif isinstance(recipe, str):
-            require(recipe in fitting(self._columns), f"joint must be one of {', '.join(fitting(self._columns))} for columns of these kinds", recipe)
-            self.chosen_, recipe = recipe, RECIPES[recipe]
-        require(callable(recipe), "joint must be None, a name or a function from rows, columns and a generator to a joint", recipe)
-        self.joint_ = recipe(rows, self._columns, generator)
-        require(isinstance(self.joint_, Joint) and tuple(self.joint_.event_shape) == (len(self._kept),),
-                f"the function must make a joint over {len(self._kept)} columns", self.joint_)
+        self.scores_, self.chosen_, self.joints_ = {}, {}, []
+        if self._kept:
+            rows = encoded([cells[i] for i in self._kept], self._columns)
+            self._fit_joints(rows[(~rows.isnan()).any(1)])  # a row without visible cells says nothing
         return self
+
+    def _fit_joints(self, rows: Tensor) -> None:
+        generator = self._generator()
+        recipes: Any = [self.joint] * self.fits
+        if self.joint is None or isinstance(self.joint, str):
+            candidates = fitting(self._columns)
+            if self.joint is None:
+                self.scores_, shares = choose(rows, self._columns, candidates, self.folds, generator)
+                require(sum(shares.values()) > 0, "no joint could be fitted to these rows; name one as `joint`", rows)
+            else:
+                require(self.joint in candidates, f"joint must be one of {', '.join(candidates)} for columns of these kinds", self.joint)
+                shares = {self.joint: 1.0}
+            names = apportioned(shares, self.fits)
+            self.chosen_ = {name: names.count(name) for name in dict.fromkeys(names)}
+            recipes = [candidates[name] for name in names]
+        require(callable(recipes[0]), "joint must be None, a name or a function from rows, columns, weights and a generator to a joint", self.joint)
+        self.joints_ = [recipe(rows, self._columns, self._weights(rows, generator), generator) for recipe in recipes]
+        for joint in self.joints_:
+            require(isinstance(joint, Joint) and tuple(joint.event_shape) == (len(self._kept),),
+                    f"the function must make a joint over {len(self._kept)} columns", joint)
+
+    def _weights(self, rows: Tensor, generator: Generator) -> Tensor:
+        """Of one fit to the rows as they are 1; of several a draw of the Bayesian bootstrap, of mean 1."""
+        if self.fits == 1:
+            return rows.new_ones(len(rows))
+        drawn = rows.new_empty(len(rows)).exponential_(generator=generator)
+        return drawn / drawn.mean()
 
     @property
     def _columns(self) -> list[Column]:
@@ -135,7 +153,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
         return self._like(X, filled)
 
     def sample(self, X: Any, num_samples: int = 5, *, random_state: Any = None) -> list[Any]:
-        """So many completed tables, each of the type that came: draws from p(hidden | visible), independent given the fitted joint.
+        """So many completed tables, each of the type that came: draws from p(hidden | visible) of one fitted joint after the other.
 
         Args:
             X: As in `fit`.
@@ -162,7 +180,7 @@ class JointImputer(TransformerMixin, BaseEstimator):
 
         Args:
             X: As in `fit`.
-            num_samples: Draws, independent given the fitted joint: one chain.
+            num_samples: Draws, independent given the fitted joints: one chain.
             random_state: As in `sample`.
 
         Raises:
@@ -213,30 +231,36 @@ class JointImputer(TransformerMixin, BaseEstimator):
         return cells, rows, ~rows.isnan()
 
     def _expected(self, rows: Tensor, seen: Tensor) -> Tensor:
-        """Conditional means of numbers, most probable positions of states."""
+        """Conditional means of numbers, most probable positions of states, over all joints."""
         answer = rows.clone()
         holes = (~seen).any(1).nonzero().squeeze(-1)
         some, visible = rows[holes], seen[holes]
         numbers = torch.tensor([column.is_number for column in self._columns])
-        closed = None
-        try:
-            closed = self.joint_.given(some, visible).mean.to(rows)
-        except (IntractableError, NotImplementedError):
-            pass
-        if closed is None or not bool(numbers.all()):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(check_random_state(self._seed()).randint(2**31)))
-                drawn = self._draws(some, visible, DRAWS)
-            mean = drawn.mean(0) if closed is None else closed
-            answer[holes] = torch.where(numbers, mean, drawn.mode(0).values)
-        else:
-            answer[holes] = closed
+        means, drawn = [], []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(check_random_state(self._seed()).randint(2**31)))
+            for joint in self.joints_:
+                mean = _closed_mean(joint, some, visible)
+                if mean is None or not bool(numbers.all()):
+                    drawn.append(self._drawn(joint, some, visible, -(-DRAWS // len(self.joints_))))
+                    mean = drawn[-1].mean(0) if mean is None else mean
+                means.append(mean)
+        answer[holes] = torch.stack(means).mean(0)
+        if not bool(numbers.all()):
+            answer[holes] = torch.where(numbers, answer[holes], torch.cat(drawn).mode(0).values)
         return answer
 
     def _draws(self, rows: Tensor, seen: Tensor, many: int) -> Tensor:
+        """`(many, N, n)`, of one joint after the other."""
+        found = rows.new_empty(many, *rows.shape)
+        for k, joint in enumerate(self.joints_[:many]):
+            found[k::len(self.joints_)] = self._drawn(joint, rows, seen, len(range(k, many, len(self.joints_))))
+        return found
+
+    def _drawn(self, joint: Joint, rows: Tensor, seen: Tensor, many: int) -> Tensor:
         step = at_once(many * rows.shape[1] ** 2)
         with torch.no_grad():
-            parts = [self.joint_.given(x, v).sample((many,)) for x, v in zip(rows.split(step), seen.split(step), strict=True)]
+            parts = [joint.given(x, v).sample((many,)) for x, v in zip(rows.split(step), seen.split(step), strict=True)]
         return in_states(torch.cat(parts, 1).to(rows), self._columns)
 
     def _like(self, X: Any, filled: list[list[Any]]) -> Any:
@@ -252,6 +276,14 @@ class JointImputer(TransformerMixin, BaseEstimator):
         for i, column in enumerate(filled):
             table[:, i] = column
         return table.astype(array.dtype if array.dtype.kind == "f" else float) if array.dtype.kind in "fiub" else table
+
+
+def _closed_mean(joint: Joint, rows: Tensor, seen: Tensor) -> Tensor | None:
+    try:
+        with torch.no_grad():
+            return joint.given(rows, seen).mean.to(rows)
+    except (IntractableError, NotImplementedError):
+        return None
 
 
 def _changes_type(column: Any, filled: list[Any]) -> bool:

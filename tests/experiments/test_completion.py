@@ -32,7 +32,7 @@ def test_holes_are_filled_and_all_else_is_as_it_was(file, tmp_path, capsys):
     path, lines = file
     assert cli.main(["impute", str(path), "--out", str(tmp_path / "out"), "--tables", "2", "--joint", "mixture of 4"]) == 0
     said = capsys.readouterr().out
-    assert "the joint is 'mixture of 4'" in said
+    assert "joints: 10 of 'mixture of 4'" in said
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["completed-1.csv", "completed-2.csv", "completed.csv", "report.csv"]
     holes = {(3, 0), (4, 1), (9, 2), (10, 0), (10, 1), (31, 1)}
     for name in ("completed.csv", "completed-1.csv", "completed-2.csv"):
@@ -57,7 +57,7 @@ def test_the_choice_is_told_and_equal_runs_are_equal(file, tmp_path, capsys):
     for folder in ("a", "b"):
         assert cli.main(["impute", str(path), "--out", str(tmp_path / folder)]) == 0
     said = capsys.readouterr().out
-    assert "on cells hidden on purpose, minus their CRPS" in said.replace("\n", " ")
+    assert "by itself, minus the CRPS of cells hidden on purpose: " in said.replace("\n", " ")
     assert rows_of(tmp_path / "a" / "completed.csv") == rows_of(tmp_path / "b" / "completed.csv")
 
 

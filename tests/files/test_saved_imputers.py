@@ -18,7 +18,7 @@ def table():
 
 @pytest.mark.parametrize("joint", ["mixture of 4", "latent tree", None])
 def test_frames_are_filled_as_before(joint, table, tmp_path):
-    ours = par.JointImputer(joint, kinds={"pieces": "count"}, folds=2, random_state=3).fit(table)
+    ours = par.JointImputer(joint, fits=2, kinds={"pieces": "count"}, folds=2, random_state=3).fit(table)
     par.save(ours, tmp_path / "file")
     theirs = par.load(tmp_path / "file")
     assert theirs.columns_ == ours.columns_
@@ -30,11 +30,12 @@ def test_frames_are_filled_as_before(joint, table, tmp_path):
         theirs.transform(table.assign(colour="mauve"))
 
 
-@pytest.mark.parametrize("joint", ["gaussian", "rank-normal gaussian", "rank-normal student-t"])
+@pytest.mark.parametrize("joint", ["gaussian", "rank-normal gaussian", "rank-normal student-t", "mixture of 3 student-t",
+                                   "rank-normal mixture of 3 student-t"])
 def test_arrays_are_filled_as_before(joint, tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 3)).cumsum(1)
     rows[::3, 1] = np.nan
-    ours = par.JointImputer(joint).fit(rows)
+    ours = par.JointImputer(joint, fits=2).fit(rows)
     par.save(ours, tmp_path / "file")
     np.testing.assert_array_equal(par.load(tmp_path / "file").transform(rows), ours.transform(rows))
 
@@ -43,4 +44,4 @@ def test_not_fitted_and_functions(tmp_path):
     par.save(par.JointImputer(folds=4), tmp_path / "file")
     assert par.load(tmp_path / "file").get_params() == par.JointImputer(folds=4).get_params()
     with pytest.raises(ValueError, match="joint"):
-        par.save(par.JointImputer(lambda rows, columns, generator: None), tmp_path / "file")
+        par.save(par.JointImputer(lambda rows, columns, weights, generator: None), tmp_path / "file")

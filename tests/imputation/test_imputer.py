@@ -17,10 +17,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from pyro_ar import FullyIndependent, Gaussian
 from pyro_ar.imputation import Column, JointImputer, pool
 from pyro_ar.imputation.columns import decoded
-from pyro_ar.imputation.recipes import RECIPES, choose
+from pyro_ar.imputation.recipes import RECIPES, _best_shares, _distances, apportioned, choose
 
 
-@parametrize_with_checks([JointImputer("gaussian")])
+@parametrize_with_checks([JointImputer("gaussian", fits=2)])
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
 
@@ -38,9 +38,9 @@ def iris():
 def test_means_and_draws_are_those_of_the_conditional_normal(iris):
     """By numpy from the fitted mean and covariance; of 400 draws, means within 5 standard errors (false alarms 6e-7 each, 50 cells: 3e-5)."""
     Z = holed(iris)
-    imputer = JointImputer("gaussian").fit(Z)
+    imputer = JointImputer("gaussian", fits=1).fit(Z)
     filled = imputer.transform(Z)
-    loc, cov = imputer.joint_.loc.numpy(), imputer.joint_.covariance_matrix.numpy()
+    loc, cov = imputer.joints_[0].loc.numpy(), imputer.joints_[0].covariance_matrix.numpy()
     center, scale = (np.array([getattr(c, name) for c in imputer.columns_]) for name in ("center", "scale"))
     np.testing.assert_allclose(center, np.nanmean(Z, 0))
     np.testing.assert_allclose(scale, np.nanstd(Z, 0))
@@ -77,7 +77,7 @@ def test_frames_of_all_kinds():
     holes = rng.random(table.shape) < 0.25
     holes[:, 4] &= rng.random(len(table)) < 0.5
     broken = table.mask(holes)
-    imputer = JointImputer("mixture of 4").fit(broken)
+    imputer = JointImputer("mixture of 4", fits=2).fit(broken)
     assert [c.kind for c in imputer.columns_] == ["real", "categorical", "count", "binary", "constant", "binary"]
     assert imputer.get_feature_names_out().tolist() == table.columns.tolist()
     filled = imputer.transform(broken)
@@ -131,8 +131,9 @@ def test_the_choice_sees_no_row_that_it_scores():
             scores.append((x, visible))
             return super().given(x, visible, **options)
 
-    def recipe(rows, columns, generator):
+    def recipe(rows, columns, weights, generator):
         fits.append(rows)
+        assert torch.equal(weights, torch.ones(40, dtype=torch.float64))
         return Recording(torch.zeros(3).double(), torch.eye(3).double())
 
     columns = [Column(str(i), "real") for i in range(3)]
@@ -151,34 +152,137 @@ def test_the_choice_sees_no_row_that_it_scores():
         assert len(fitted | one) == 60
     assert set().union(*asked) == {tuple(row) for row in x.tolist()}
     # a standard normal forecast of standard normal cells: minus its CRPS, 1 / sqrt(pi), with some 50 cells
-    assert found["a"] == pytest.approx(-1 / math.sqrt(math.pi), abs=5 * 0.45 / math.sqrt(50))
+    assert found.scores["a"] == pytest.approx(-1 / math.sqrt(math.pi), abs=5 * 0.45 / math.sqrt(50))
 
 
 def test_scores_of_states_are_those_of_brier():
     """A fair coin said of a coin that always shows 1: half of (1/2)^2 + (1/2)^2."""
     x = torch.ones(90, 2, dtype=torch.float64)
     columns = [Column("a", "binary", (0, 1)), Column("b", "binary", (0, 1))]
-    found = choose(x, columns, {"coin": lambda rows, columns, generator: FullyIndependent(torch.zeros(2, 2).double()), "broken": lambda *a: 1 / 0}, 3,
+    found = choose(x, columns, {"coin": lambda *a: FullyIndependent(torch.zeros(2, 2).double()), "broken": lambda *a: 1 / 0}, 3,
                    torch.Generator().manual_seed(1))
-    assert found["coin"] == pytest.approx(-0.25, abs=5 * 0.5 / math.sqrt(90 * 0.6 * 60))
-    assert found["broken"] == -math.inf
+    assert found.scores["coin"] == pytest.approx(-0.25, abs=5 * 0.5 / math.sqrt(90 * 0.6 * 60))
+    assert found.scores["broken"] == -math.inf
+    assert found.shares == {"coin": pytest.approx(1.0), "broken": 0.0}
+
+
+def test_weights_are_those_of_the_bayesian_bootstrap():
+    """400 fits to 60 rows: of a Dirichlet of ones the mean is 1/N and the variance (N - 1) / (N^2 (N + 1)); 24,000 numbers, within 5 standard errors (of the
+    mean of an exponential's square, sqrt(20 / 24,000), which the constraint only lowers). Of one fit they are 1.
+    """
+    rows, weights = np.random.default_rng(0).normal(size=(60, 2)), []
+
+    def recipe(rows, columns, w, generator):
+        weights.append(w)
+        return Gaussian(torch.zeros(2).double(), torch.eye(2).double())
+
+    JointImputer(recipe, fits=400).fit(rows)
+    shares = torch.stack(weights) / 60
+    np.testing.assert_allclose(shares.sum(1), 1)
+    assert float(((60 * shares) ** 2).mean()) == pytest.approx(2 * 60 / 61, abs=5 * math.sqrt(20 / 24_000))
+    assert not torch.equal(weights[0], weights[1])
+    weights.clear()
+    JointImputer(recipe, fits=1).fit(rows)
+    assert torch.equal(weights[0], torch.ones(60).double())
+
+
+def test_completed_tables_come_from_one_joint_after_the_other_and_means_from_all():
+    """Joint k is sure of the number k: tables 0, 1, 2, 0, 1, and the mean 1."""
+    made = []
+
+    def recipe(rows, columns, weights, generator):
+        made.append(Gaussian(torch.full((2,), float(len(made))).double(), 1e-12 * torch.eye(2).double()))
+        return made[-1]
+
+    a = math.sqrt(1.5)
+    Z = np.array([[-a, np.nan], [0.0, 0.0], [a, -a], [np.nan, a]])  # center 0, scale 1
+    imputer = JointImputer(recipe, fits=3).fit(Z)
+    assert [round(float(table[0, 1]), 3) for table in imputer.sample(Z, 5)] == [0, 1, 2, 0, 1]
+    assert [round(float(table[3, 0]), 3) for table in imputer.sample(Z, 2)] == [0, 1]
+    assert imputer.transform(Z)[0, 1] == pytest.approx(1)
+    np.testing.assert_array_equal(np.stack(imputer.draws(Z, 4)["posterior"]["1"])[0].round(3)[:, 0], [0, 1, 2, 0])
+
+
+def test_draws_know_that_the_joint_is_not_known():
+    """A mean of 12 rows, hidden in a thirteenth: over tables the variance is that of the joints' means, of 1/12 times (N - 1) / (N + 1), beside that of
+    the rows; of 300 joints, within 5 standard errors. One fit draws as if the mean were known.
+    """
+    def recipe(rows, columns, weights, generator):
+        w = weights * ~rows[:, 0].isnan()
+        return Gaussian(torch.stack([(w * rows[:, 0].nan_to_num()).sum() / w.sum(), torch.zeros(()).double()]), torch.eye(2).double())
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=13)
+    Z = np.stack([x, rng.normal(size=13)], 1)
+    Z[12, 0] = np.nan
+    several, one = (JointImputer(recipe, fits=fits).fit(Z) for fits in (300, 1))
+    means = np.array([float(joint.loc[0]) for joint in several.joints_])
+    assert means.var() == pytest.approx(1 / 13, rel=5 * math.sqrt(2 / 300))  # standardised: of 12 rows of variance 1, 1 / (12 + 1)
+    spread = [np.var([t[12, 0] for t in imputer.sample(Z, 300)]) / x[:12].var() for imputer in (several, one)]
+    assert spread[0] == pytest.approx(14 / 13, rel=5 * math.sqrt(2 / 300))
+    assert spread[1] == pytest.approx(1, rel=5 * math.sqrt(2 / 300))
+
+
+def test_shares_are_those_of_the_best_pool():
+    """Draws at 0 and at 2 of cells that are 0 and 2 in turn: half of each, by hand; and on a table of three joints no pool of a fine grid is better."""
+    x = torch.tensor([[0.0], [2.0]]).double().repeat(100, 1)
+    columns = [Column("a", "real")]
+    hide = [torch.ones(200, 1, dtype=torch.bool)]
+    at = [torch.full((10, 200), v).double() for v in (0.0, 2.0)]
+    from_truth, between = _distances(at, columns, [x], hide)
+    np.testing.assert_allclose(from_truth, [1, 1])
+    np.testing.assert_allclose(between, [[0, 2], [2, 0]])
+    np.testing.assert_allclose(_best_shares(from_truth, between), [0.5, 0.5])
+    generator = torch.Generator().manual_seed(0)
+    drawn = [at + scale * torch.randn(40, 200, generator=generator).double() for at, scale in ((0.0, 0.3), (2.0, 0.3), (1.0, 3.0))]
+    x = torch.where(torch.rand(200, 1, generator=generator) < 0.7, 0.0, 2.0).double()
+    from_truth, between = _distances(drawn, columns, [x], hide)
+
+    def score(shares):
+        return float(shares @ between @ shares / 2 - from_truth @ shares)
+
+    found = _best_shares(from_truth, between)
+    assert float(found.sum()) == pytest.approx(1)
+    assert score(found) >= max(score(torch.tensor([i, j, 50 - i - j]).double() / 50) for i in range(51) for j in range(51 - i)) - 1e-9
+    assert found[0] > found[1] > found[2]
+
+
+def test_what_a_pool_draws_is_worth_what_is_said_of_it():
+    """The score of draws of a pool, by the double sum over its draws, is that of its shares."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(50, 30, generator=generator).double() + k for k in range(2)]
+    x, columns, hide = torch.randn(30, 1, generator=generator).double(), [Column("a", "real")], [torch.ones(30, 1, dtype=torch.bool)]
+    from_truth, between = _distances(drawn, columns, [x], hide)
+    pool = torch.cat(drawn)
+    slow = np.mean([float((pool[:, c] - x[c]).abs().mean()) - float((pool[:, c, None] - pool[:, c]).abs().mean()) / 2 for c in range(30)])
+    half = torch.tensor([0.5, 0.5]).double()
+    assert float(from_truth @ half - half @ between @ half / 2) == pytest.approx(slow, abs=0.03)
+
+
+def test_every_beginning_is_apportioned():
+    names = apportioned({"a": 0.5, "b": 0.3, "c": 0.2, "d": 0.0}, 10)
+    assert [names.count(name) for name in "abcd"] == [5, 3, 2, 0]
+    assert names[0] == "a"
+    assert set(names[:3]) == {"a", "b", "c"}
+    assert apportioned({"a": 0.2, "b": 0.8}, 1) == ["b"]
 
 
 def test_the_choice_takes_the_best():
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(300, 1)) + 0.3 * rng.normal(size=(300, 3))
-    assert JointImputer().fit(holed(np.exp(2 * z))).chosen_.startswith("rank-normal")
-    centres = rng.choice([-4.0, 4.0], size=(300, 1)) * np.array([1, -1, 1])
-    assert "normal" not in JointImputer().fit(holed(centres + rng.normal(size=(300, 3)))).chosen_
-    imputer = JointImputer().fit(holed(z))
-    assert set(imputer.scores_) == set(RECIPES)
-    assert imputer.chosen_ == max(imputer.scores_, key=imputer.scores_.get)
+    z = rng.normal(size=(150, 1)) + 0.3 * rng.normal(size=(150, 3))
+    skewed = JointImputer(fits=1).fit(holed(np.exp(2 * z)))
+    assert skewed.scores_["rank-normal gaussian"] > skewed.scores_["gaussian"]
+    assert "gaussian" not in skewed.chosen_
+    centres = rng.choice([-4.0, 4.0], size=(150, 1)) * np.array([1, -1, 1])
+    assert all("mixture" in name for name in JointImputer(fits=1).fit(holed(centres + rng.normal(size=(150, 3)))).chosen_)
+    assert set(skewed.scores_) == set(RECIPES)
+    assert len(skewed.joints_) == sum(skewed.chosen_.values()) == 1
 
 
 def test_equal_tables_are_filled_equally_and_seeds_count(iris):
     Z = holed(iris[::3])
     torch.manual_seed(1)
-    first = JointImputer("rank-normal student-t").fit(Z)
+    first = JointImputer("rank-normal student-t", fits=2).fit(Z)
     one, drawn = first.transform(Z), first.sample(Z, 2)
     torch.manual_seed(2)
     again = clone(first).fit(Z)
@@ -194,9 +298,9 @@ def test_equal_tables_are_filled_equally_and_seeds_count(iris):
 def test_rows_without_a_visible_cell_and_complete_tables(iris):
     Z = holed(iris)
     Z[3] = np.nan
-    imputer = JointImputer("gaussian").fit(Z)
+    imputer = JointImputer("gaussian", fits=1).fit(Z)
     filled = imputer.transform(Z)
-    np.testing.assert_allclose(filled[3], imputer.joint_.loc.numpy() * [c.scale for c in imputer.columns_] + [c.center for c in imputer.columns_])
+    np.testing.assert_allclose(filled[3], imputer.joints_[0].loc.numpy() * [c.scale for c in imputer.columns_] + [c.center for c in imputer.columns_])
     np.testing.assert_array_equal(imputer.transform(iris), iris)
     np.testing.assert_array_equal(imputer.sample(iris, 1)[0], iris)
     np.testing.assert_allclose(imputer.transform(Z[3:4])[0], filled[3])  # a row alone is the row in a batch
@@ -204,20 +308,22 @@ def test_rows_without_a_visible_cell_and_complete_tables(iris):
 
 def test_in_a_pipeline(iris):
     Z, y = holed(iris), load_iris().target
-    pipeline = make_pipeline(JointImputer("gaussian"), LogisticRegression(max_iter=1000))
+    pipeline = make_pipeline(JointImputer("gaussian", fits=1), LogisticRegression(max_iter=1000))
     assert cross_val_score(pipeline, Z, y, cv=3).mean() > 0.8
 
 
 def test_a_joint_of_ones_own(iris):
-    seen = {}
+    seen = []
 
-    def recipe(rows, columns, generator):
-        seen["columns"] = columns
-        return Gaussian.from_data(rows, visible=~rows.isnan(), shrinkage=0.5)
+    def recipe(rows, columns, weights, generator):
+        seen.append((rows, columns, weights))
+        return Gaussian.from_data(rows, visible=~rows.isnan(), weights=weights, shrinkage=0.5)
 
-    imputer = JointImputer(recipe).fit(holed(iris))
-    assert imputer.chosen_ is None
-    assert [c.name for c in seen["columns"]] == ["0", "1", "2", "3"]
+    imputer = JointImputer(recipe, fits=3).fit(holed(iris))
+    assert imputer.chosen_ == {}
+    assert len(imputer.joints_) == len(seen) == 3
+    assert [c.name for c in seen[0][1]] == ["0", "1", "2", "3"]
+    assert all(torch.equal(seen[0][0].nan_to_num(), rows.nan_to_num()) for rows, _, _ in seen)
 
 
 GOOD = np.array([[1.0, 2.0], [2.0, np.nan], [3.5, 1.0], [0.5, 3.0]])
@@ -235,8 +341,10 @@ GOOD = np.array([[1.0, 2.0], [2.0, np.nan], [3.5, 1.0], [0.5, 3.0]])
     (GOOD, {"kinds": {"0": "binary"}}, "cannot be binary"),
     (pd.DataFrame({"a": ["x", "y", "z"]}), {"kinds": {"a": "real"}}, "cannot be real"),
     (GOOD, {"folds": 1}, "folds must be 2 or more"),
+    (GOOD, {"joint": "gaussian", "fits": 0}, "fits must be 1 or more"),
+    (GOOD, {"joint": "gaussian", "fits": 2.5}, "fits must be 1 or more"),
     (GOOD[:2], {"folds": 3}, "wants 3 rows or more"),
-    (GOOD, {"joint": lambda rows, columns, generator: Gaussian(torch.zeros(3), torch.eye(3))}, "over 2 columns"),
+    (GOOD, {"joint": lambda *a: Gaussian(torch.zeros(3), torch.eye(3))}, "over 2 columns"),
     (GOOD[0], {}, "Expected 2D array"),
 ])
 def test_bad_input_is_refused(X, options, message):
@@ -264,7 +372,7 @@ def test_draws_for_arviz_are_the_hidden_cells_of_the_tables():
     holes = np.random.default_rng(1).random(table.shape) < 0.25
     holes[:, [2, 4]] = False
     broken = table.mask(holes)
-    imputer = JointImputer("mixture of 4").fit(broken)
+    imputer = JointImputer("mixture of 4", fits=2).fit(broken)
     data = imputer.draws(broken, 7, random_state=3)
     posterior, tables = data["posterior"], imputer.sample(broken, 7, random_state=3)
     assert set(posterior.data_vars) == {"weight", "colour", "flag", "grade"}
@@ -291,7 +399,8 @@ def test_pooled_by_rubins_rules_a_slope_is_covered_as_often_as_it_says():
         y = 1.0 * x1 + rng.normal(size=200)
         table = np.stack([x1, x2, y], 1)
         table[rng.random(200) < 1 / (1 + np.exp(-(x2 - 0.7))), 0] = np.nan
-        imputer = JointImputer(lambda rows, columns, generator: Gaussian.from_data(rows, visible=~rows.isnan()), random_state=seed).fit(table)
+        imputer = JointImputer(lambda rows, columns, weights, generator: Gaussian.from_data(rows, visible=~rows.isnan(), weights=weights),
+                               random_state=seed).fit(table)
         slopes, variances = [], []
         for one in imputer.sample(table, 10):
             A = np.stack([np.ones(200), one[:, 0]], 1)
