@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pyro_ar import FVSBN, MADE, NADE, ChowLiuTree, FullyIndependent, OrderlessNADE, outputs
+from pyro_ar import FVSBN, MADE, NADE, ChowLiuTree, FullyIndependent, OrderlessNADE, PixelCNN, outputs
 from pyro_ar.inference import estimate_log_marginal, sample_given
 from pyro_ar.neural import particles as module
 
@@ -37,6 +37,7 @@ CHAINS = {
     "nade, three states": lambda: wild(NADE((2, 3), 6, outputs.Categorical(3))),
     "mixed states": lambda: wild(NADE(5, 6, outputs.PerVariable([outputs.Bernoulli(), outputs.Categorical(3), outputs.Categorical(4), outputs.Bernoulli(),
                                                                  outputs.Bernoulli()]))),
+    "gated pixel cnn": lambda: wild(PixelCNN((1, 2, 3), 6, 1, kernel=3, gated=True), 0.7),
 }
 
 
