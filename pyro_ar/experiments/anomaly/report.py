@@ -79,7 +79,7 @@ def _picture(plan: Plan, units: Units) -> bytes | None:
     if not names or shape is None:
         return None
     images = [plan.data.x[row["row"]].reshape(shape).numpy() for row in ranked]
-    captions = [f"row {row['row']}" + ("" if row["label"] is None else f", a {row['label']}") + f"\n{row['log_p']:.1f} nats" for row in ranked]
+    captions = [f"row {row['row']}" + ("" if row["label"] is None else f", class {row['label']}") + f"\n{row['log_p']:.1f} nats" for row in ranked]
     rows = {MAPS[given].replace("given ", "given\n"): [np.array(maps[str(row["row"])][given]).reshape(shape) for row in ranked] for given in names}
     figure = surprise_maps(images, rows, captions, title=f"The least plausible rows ({plan.rank_by} of the other folds): how surprising each pixel is",
                            note="Given the pixels before it in the joint's order the surprises of an image sum to -log p(x); "
@@ -95,13 +95,14 @@ def screen(plan: Plan, units: Units, written: Sequence[Path]) -> RenderableType:
 
 
 def _said(plan: Plan, units: Units) -> RenderableType:
-    few = [f"{row['row']}" + ("" if row["label"] is None else f" (a {row['label']})") + f" {row['log_p']:.1f}" for row in _ranked(plan, units)[:NAMED]]
+    few = [f"{row['row']}" + ("" if row["label"] is None else f" (class {row['label']})") + f" {row['log_p']:.1f}" for row in _ranked(plan, units)[:NAMED]]
     reasons = {unit["model"]: unit["reason"] for unit in units if "reason" in unit}
     over = f"mean over the {len(plan.classes or ())} classes left out of training ± their standard deviation" if plan.classes else "all rows"
+    units_of = "" if plan.data.num_states else " All in standard deviations of each column, so that cells may change places."
     return Group(Text(f"{plan.data}\nAUROC, %, of strange rows against ordinary ones that no fit has seen ({over})", style="bold"), _table(plan, units),
                  *(Text(f"{name}: {reason}") for name, reason in reasons.items()),
-                 Text("Strange are: " + "; ".join(f"{name}, {_label(name)}" for name in plan.kinds) + "."), Text(""),
-                 *(Text(line) for line in failures(units)),
+                 Text("Strange are: " + "; ".join(f"{name}, {_label(name)}" for name in plan.kinds) + "." + units_of),
+                 *(Text(f"\n{line}") for line in failures(units)),
                  Text(f"\nLeast plausible, log p by the {plan.rank_by} of the other folds: row {', '.join(few)}."))
 
 

@@ -194,7 +194,7 @@ def test_the_command_and_its_files(tmp_path, capsys, monkeypatch):
     assert scores == sorted(scores)
     labels = data.digits().y
     assert all(int(row["label"]) == labels[int(row["row"])] for row in ranked)
-    assert f"row {ranked[0]['row']} (a {ranked[0]['label']}) {scores[0]:.1f}" in " ".join(said.split())
+    assert f"row {ranked[0]['row']} (class {ranked[0]['label']}) {scores[0]:.1f}" in " ".join(said.split())
     monkeypatch.setattr(running, "one_unit", None)
     monkeypatch.setattr(report, "_picture", lambda *of: None)
     assert cli.main(arguments) == 0
@@ -222,6 +222,8 @@ def test_a_table_of_real_values_without_labels(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "all rows" in said
     assert "inverted" not in said
+    assert "in standard deviations of each column" in " ".join(said.split())
+    assert "\n\n\n" not in (tmp_path / "out" / "report.txt").read_text()
     assert rows_of(tmp_path / "out" / "ranking.csv")[0]["row"] == "17"
     found = {(row["model"], row["strange"]): float(row["auroc"]) for row in rows_of(tmp_path / "out" / "auroc.csv")}
     assert {model for model, _ in found} == {"Gaussian", "Student-t", *RIVALS}
