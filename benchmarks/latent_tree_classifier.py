@@ -15,6 +15,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from pyro_ar import GenerativeClassifier, LatentTree, MixtureDiscriminantAnalysis, data, outputs
+from pyro_ar.classify.images import shifted
 from pyro_ar.experiments.occlusion.run import Plan
 from pyro_ar.visible import random
 
@@ -25,11 +26,24 @@ def trees(**options):
     return GenerativeClassifier(LatentTree, fit_options={"num_hidden": 16, "batch_size": 200, "generator": torch.Generator().manual_seed(0), **options})
 
 
+class Moved:
+    """Latent trees that learn from each letter, 16x8 pixels, and from the four that lie a pixel beside it, which count for `weight` rows each."""
+
+    def __init__(self, weight, **options):
+        self.weight, self.trees = weight, trees(**options)
+
+    def fit(self, x, y):
+        copies = torch.cat([x, *shifted(x, (16, 8))])
+        return self.trees.fit(copies, np.tile(y, 5), sample_weight=np.repeat([1.0, *[self.weight] * 4], len(x)))
+
+
 LETTERS = {
     "nothing shared": lambda: trees(num_states=2, smoothing=0.3, epochs=20),
     "shared": lambda: trees(num_states=2, shared=10.0, epochs=20),
     "shared, K = 32": lambda: trees(num_states=2, num_hidden=32, shared=30.0, epochs=20),
     "shared, finish": lambda: trees(num_states=2, shared=10.0, epochs=15, finish=3),
+    "moved, shared": lambda: Moved(0.3, num_states=2, shared=10.0, epochs=8),
+    "moved, shared, finish": lambda: Moved(0.3, num_states=2, shared=10.0, epochs=8, finish=1),
 }
 SMALL = {"smoothing": 1.0, "epochs": 25, "num_hidden": 8}
 DIGITS = {
@@ -60,7 +74,7 @@ def line(name, model, rows, shares):
     if name == "black and white":
         x, judged = (x > x.max() / 2).float(), (judged > x.max() / 2).float()
     start = time.process_time()
-    model.fit(x, y)
+    model = model.fit(x, y)
     fitted = time.process_time()
     found = []
     for share in shares:
@@ -68,7 +82,7 @@ def line(name, model, rows, shares):
         log_p = model.predict_log_proba(judged, seen)
         at = np.searchsorted(model.classes_, truth)
         found.append(f"{100 * (log_p.argmax(1) == at).mean():5.1f} {-log_p[np.arange(len(at)), at].mean():5.2f}")
-    print(f"{name:18s}", "  ".join(found), f"  fit {fitted - start:5.0f} s, answers {time.process_time() - fitted:4.0f} s", flush=True)
+    print(f"{name:21s}", "  ".join(found), f"  fit {fitted - start:5.0f} s, answers {time.process_time() - fitted:4.0f} s", flush=True)
 
 
 def main():
