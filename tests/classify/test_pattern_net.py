@@ -60,6 +60,46 @@ def test_convolutions_learn_what_parts_say(digits):
     assert net.predict_log_proba(test[:1], seen[:1]) == pytest.approx(net.nets_[0](images).log_softmax(1).numpy(), abs=1e-4)
 
 
+def test_a_colour_is_the_same_everywhere_in_an_image(digits):
+    x, y, test, _, seen = digits
+    image = PatternNet(hidden=8, members=1, steps=5, ranks=False, image_shape=(8, 8), channels=2).fit(x, y)
+    scores = torch.where(seen, (test - x.mean()) / x.std(correction=0), 0).float()
+    both = torch.stack([scores, seen.float()], 1).reshape(-1, 2, 8, 8)
+    assert image.predict_log_proba(test, seen) == pytest.approx(image.nets_[0](both).log_softmax(1).numpy(), abs=1e-4)
+    flat = PatternNet(hidden=8, members=1, steps=5, ranks=False).fit(x, y)
+    spread = x.std(0, correction=0)
+    scores = torch.where(seen, (test - x.mean(0)) / torch.where(spread > 0, spread, 1), 0).float()
+    assert flat.predict_log_proba(test, seen) == pytest.approx(flat.nets_[0](torch.cat([scores, seen.float()], 1)).log_softmax(1).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_layers_compute_in_bfloat16_in_training_alone(digits, bfloat16):
+    x, y, test, _, seen = digits
+    formats = set()
+
+    def note(layer, _, out):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            formats.add((layer.training, layer.weight.dtype, out.dtype))
+
+    hook = nn.modules.module.register_module_forward_hook(note)
+    try:
+        net = PatternNet(hidden=8, members=1, steps=20, image_shape=(8, 8), channels=2, bfloat16=bfloat16).fit(x, y)
+        assert formats == {(True, torch.float32, torch.bfloat16 if bfloat16 else torch.float32)}
+        formats.clear()
+        net.predict_proba(test, seen)
+        assert formats == {(False, torch.float32, torch.float32)}
+    finally:
+        hook.remove()
+
+
+def test_bfloat16_comes_near_to_single_precision(digits):
+    x, y, test, _, seen = digits
+    fine, coarse = (PatternNet(hidden=16, members=1, steps=40, batch_size=64, image_shape=(8, 8), channels=4, bfloat16=b).fit(x, y).predict_proba(test, seen)
+                    for b in (False, True))
+    assert 0 < np.abs(fine - coarse).max()
+    assert np.abs(fine - coarse).mean() < 0.02
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5)])
 def test_convolutions_of_any_shape(shape):
     x = torch.rand(30, math.prod(shape), generator=Generator().manual_seed(0))
