@@ -27,8 +27,8 @@ from pyro_ar.recorded import Recorded
 
 __all__ = ["CorrectedClassifier"]
 
-REPEATS = 20000  # answers, about, that the weights are learnt from: few rows are repeated under new patterns, up to MOST_REPEATS times
-MOST_REPEATS = 24
+REPEATS = 20000  # answers, about, that the weights are learnt from: few rows are repeated under more patterns
+LEAST_REPEATS, MOST_REPEATS = 4, 24
 # A step for each held-out row, within bounds: of few rows more steps learn the noise, of many fewer leave something on the table.
 LEAST_STEPS, MOST_STEPS = 1000, 5000
 BATCH, LR = 256, 5e-3
@@ -147,7 +147,7 @@ class CorrectedClassifier(PartlySeenClassifier):
         for train, test in StratifiedKFold(self.folds, shuffle=True, random_state=random.randint(2**31)).split(x, index):
             test = random.permutation(test)[:self.most - rows]
             rows += len(test)
-            times = min(MOST_REPEATS, max(1, round(REPEATS / min(self.most, len(x)))))
+            times = min(MOST_REPEATS, max(LEAST_REPEATS, round(REPEATS / min(self.most, len(x)))))
             test = np.tile(test, times)
             seen = self._patterns(len(test), generator)
             classifier, net = self._fitted(x[train], index[train])

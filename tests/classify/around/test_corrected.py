@@ -253,17 +253,20 @@ def test_hidden_training_cells_are_refused(rows):
         CorrectedClassifier().fit(x, y, seen)
 
 
-@pytest.mark.parametrize(("rows", "most", "steps"), [(60, 5000, 1000), (60, 40, 1000), (1600, 5000, 1600), (1600, 1200, 1200), (5400, 6000, 5000)])
-def test_a_step_for_each_row_that_was_held_out(rows, most, steps, monkeypatch):
+@pytest.mark.parametrize(("rows", "most", "steps", "times"), [
+    (60, 5000, 1000, 24), (60, 40, 1000, 24), (1600, 5000, 1600, 12), (1600, 1200, 1200, 17), (5400, 6000, 5000, 4), (13000, 12000, 5000, 4),
+])
+def test_steps_and_patterns_for_each_row_that_was_held_out(rows, most, steps, times, monkeypatch):
     from pyro_ar.classify.around import corrected
 
     asked, learnt = [], corrected._learnt
 
     def recorded(*told, steps, seed):
-        asked.append(steps)
+        asked.append((steps, len(told[-1])))
+        assert len(told[-2].unique(dim=0)) == 4  # patterns of two cells
         return learnt(*told, steps=2, seed=seed)
 
     monkeypatch.setattr(corrected, "_learnt", recorded)
     X, y = np.random.default_rng(0).normal(size=(rows, 2)), np.arange(rows) % 3
     CorrectedClassifier(DiscriminantAnalysis(), Oracle(), folds=2, most=most).fit(X, y)
-    assert asked == [steps]
+    assert asked == [(steps, times * min(rows, most))]
