@@ -92,6 +92,13 @@ def test_layers_compute_in_bfloat16_in_training_alone(digits, bfloat16):
         hook.remove()
 
 
+def test_the_loss_of_bfloat16_is_summed_in_single_precision(digits, monkeypatch):
+    found = []
+    monkeypatch.setattr("pyro_ar.classify.pattern_net.descend", lambda parameters, loss, steps, **_: found.append(loss(0)))
+    PatternNet(hidden=8, members=1, image_shape=(8, 8), channels=2, bfloat16=True).fit(digits[0], digits[1])
+    assert found[0].dtype == torch.float32
+
+
 def test_bfloat16_comes_near_to_single_precision(digits):
     x, y, test, _, seen = digits
     fine, coarse = (PatternNet(hidden=16, members=1, steps=40, batch_size=64, image_shape=(8, 8), channels=4, bfloat16=b).fit(x, y).predict_proba(test, seen)

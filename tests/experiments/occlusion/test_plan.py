@@ -145,6 +145,8 @@ def test_networks_for_large_images_are_convolutional():
     assert both.net.get_params() == made["images"].get_params()
     assert describe(both.classifier) == describe(MODELS["MDA"].make(large))
     assert both.image_shape == (28, 28)
+    assert (both.folds, both.most) == (5, 12000)  # of MNIST all rows of one fold, so that two networks are trained
+    assert MODELS["MDA + pattern net"].make(data.digits()).most == 5000
 
 
 @pytest.mark.parametrize(("change", "reason"), [
