@@ -223,6 +223,20 @@ def test_draws_know_that_the_joint_is_not_known():
     assert spread[1] == pytest.approx(1, rel=5 * math.sqrt(2 / 300))
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_reads_the_weights(name):
+    """Of two clouds one has no weight: 200 draws of a row of which nothing is seen lie about the other, whose mean is -3 and whose spread 1/2."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.where(torch.arange(80)[:, None] < 40, -3.0, 3.0).double() + 0.5 * torch.randn(80, 2, generator=generator).double()
+    x[::7, 0] = math.nan
+    columns = [Column("a", "real"), Column("b", "real")]
+    torch.manual_seed(0)
+    joint = RECIPES[name](x, columns, (torch.arange(80) < 40).double(), generator)
+    with torch.no_grad():
+        drawn = joint.given(torch.full((1, 2), math.nan).double(), torch.zeros(1, 2, dtype=torch.bool)).sample((200,)).reshape(200, 2)
+    assert ((drawn.median(0).values + 3).abs() < 1).all()
+
+
 def test_shares_are_those_of_the_best_pool():
     """Draws at 0 and at 2 of cells that are 0 and 2 in turn: half of each, by hand; and on a table of three joints no pool of a fine grid is better."""
     x = torch.tensor([[0.0], [2.0]]).double().repeat(100, 1)
