@@ -50,8 +50,8 @@ class _Layer(nn.Module):
     def gates_of_pixels(self, h: Tensor, direction: int, told: Tensor | None) -> Tensor:
         """The same where each pixel is read by itself: from `(pixels, rows, 2 * hidden)` to `(pixels, rows, 4 * hidden)`."""
         conv = self._into()[direction]
-        bias = self.by_gate(plus(conv.bias, None if told is None else told.flatten(1)))
-        return h @ self.by_gate(conv.masked()[:, :, 0, 0].mT) + bias
+        gates = F.linear(h, self.by_gate(conv.masked()[:, :, 0, 0].mT).mT, self.by_gate(conv.bias))
+        return plus(gates, None if told is None else self.by_gate(told.flatten(1)))
 
     def by_gate(self, z: Tensor) -> Tensor:
         """All of o, then all of f, i and g, from the order of channels, in the last dimension."""
