@@ -17,6 +17,7 @@ import torch
 
 import pyro_ar as par
 
+LEVELS = par.outputs.DiscretisedLogisticMixture(256, 5)
 FAMILIES = {
     "FVSBN": lambda shape: par.FVSBN(shape),
     "NADE": lambda shape: par.NADE(shape, 500),
@@ -26,6 +27,8 @@ FAMILIES = {
     "PixelCNN, 64 wide": lambda shape: par.PixelCNN(shape, 64, 4),
     "gated PixelCNN": lambda shape: par.PixelCNN(shape, 32, 4, gated=True),
     "gated PixelCNN, 64 wide": lambda shape: par.PixelCNN(shape, 64, 4, gated=True),
+    "PixelCNN, RGB by groups": lambda shape: par.PixelCNN((3, *shape[1:]), 33, 4, LEVELS),
+    "PixelCNN, RGB by linear channels": lambda shape: par.PixelCNN((3, *shape[1:]), 33, 4, LEVELS, channels="linear"),
     "RowLSTM": lambda shape: par.RowLSTM(shape, 32, 3),
     "DiagonalBiLSTM": lambda shape: par.DiagonalBiLSTM(shape, 32, 3),
     "WaveNet": lambda shape: par.WaveNet(shape, 32),

@@ -54,14 +54,18 @@ class DiscretisedLogisticMixture(OfStates, OfComponents):
     def encode(self, x: Tensor) -> Tensor:
         return (2 * x / (self.states - 1) - 1).unsqueeze(-1)
 
+    def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and scales; of raw zero the scale is about a third of the range."""
+        logits, loc, scale = mixture_parts(raw, self.components)
+        return logits, loc, F.softplus(scale - 1) + self.min_scale
+
     def distribution(self, raw: Tensor) -> TorchDistribution:
         states = torch.arange(self.states, device=raw.device, dtype=raw.dtype)
         return dist.Categorical(logits=self.log_prob(raw.unsqueeze(-2), states), validate_args=False)
 
     def of_components(self, raw: Tensor, x: Tensor) -> Tensor:
         require_exact_states(self.states, x.dtype, type(self).__name__)
-        logits, loc, scale = mixture_parts(raw, self.components)
-        scale = F.softplus(scale - 1) + self.min_scale  # raw zero: about a third of the range
+        logits, loc, scale = self._parts(raw)
         place, half = self.encode(x), 1 / (self.states - 1)
         below, above = (place - half - loc) / scale, (place + half - loc) / scale
         # sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - exp(a - b)), without cancellation
@@ -70,3 +74,12 @@ class DiscretisedLogisticMixture(OfStates, OfComponents):
         inside = (-torch.expm1(-2 * half / scale)).log()
         inside = inside.expand(left.shape).masked_fill((place >= 1 - half) | (place <= half - 1), 0.0)
         return logits.log_softmax(-1) + left + right + inside
+
+    def sample(self, raw: Tensor) -> Tensor:
+        """A component, a logistic draw of it, and the state in whose cell that lies: the cost does not grow with the states."""
+        require_exact_states(self.states, raw.dtype, type(self).__name__)
+        logits, loc, scale = self._parts(raw)
+        which = (logits - (-torch.rand_like(logits).log()).log()).argmax(-1, keepdim=True)  # by Gumbel noise
+        noise = torch.rand_like(logits[..., :1]).logit()
+        place = (loc.gather(-1, which) + scale.gather(-1, which) * noise).squeeze(-1)
+        return ((place + 1) * ((self.states - 1) / 2)).round().clamp(0, self.states - 1)

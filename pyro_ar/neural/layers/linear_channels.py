@@ -1,5 +1,7 @@
 r"""Channels of a pixel that follow one another by mixtures whose locations are linear in the channels before."""
 
+from typing import NamedTuple
+
 import torch
 
 from torch import Tensor
@@ -8,7 +10,7 @@ from pyro_ar.checks import require
 from pyro_ar.outputs import Output
 from pyro_ar.outputs.base import OfComponents
 
-__all__ = ["LinearChannels"]
+__all__ = ["LinearChannels", "Pixel"]
 
 
 class LinearChannels:
@@ -64,14 +66,34 @@ class LinearChannels:
 
     def __call__(self, numbers: Tensor, before: Tensor) -> Tensor:
         """Raw parameters of the first k + 1 channels, `(*L, k + 1, output.raw)`, from the numbers `(*L, raw)` and the values of the first k, `(*L, k)`."""
-        logits, *rest = numbers.split(self.sizes, -1)
-        locs, scales, slopes = (t.unflatten(-1, (t.shape[-1] // self.output.components, self.output.components)) for t in rest)
-        places, found = self.output.encode(before), []
-        for c in range(before.shape[-1] + 1):
-            first = c * (c - 1) // 2
-            loc = locs[..., c, :] + (slopes[..., first:first + c, :] * places[..., :c, :]).sum(-2)
-            found.append(torch.cat((logits, loc, scales[..., c, :]), -1))
-            if c < before.shape[-1]:
-                each = self.output.of_components(found[-1], before[..., c])
-                logits = each[..., 1:] - each[..., :1]
+        pixel = self.pixel(numbers)
+        found = [pixel.of_channel(0)]
+        for c, x in enumerate(before.unbind(-1)):
+            pixel = self.given(pixel, c, x)
+            found.append(pixel.of_channel(c + 1))
         return torch.stack(found, -2)
+
+    def pixel(self, numbers: Tensor) -> "Pixel":
+        """What is known of a pixel before its first channel."""
+        logits, *rest = numbers.split(self.sizes, -1)
+        return Pixel(logits, *(t.split(self.output.components, -1) if t.shape[-1] else () for t in rest))
+
+    def given(self, pixel: "Pixel", c: int, x: Tensor) -> "Pixel":
+        """What is known once channel c has the value x `(*L)`, and those before it are given."""
+        each, place, locs = self.output.of_components(pixel.of_channel(c), x), self.output.encode(x), list(pixel.locs)
+        for k in range(c + 1, self.channels):
+            locs[k] = torch.addcmul(locs[k], pixel.slopes[k * (k - 1) // 2 + c], place)
+        return pixel._replace(logits=each[..., 1:] - each[..., :1], locs=tuple(locs))
+
+
+class Pixel(NamedTuple):
+    """A mixture of the channels of a pixel: M - 1 logits, the location and scale of each channel, `(*L, M)` each, and the slopes."""
+
+    logits: Tensor
+    locs: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+
+    def of_channel(self, c: int) -> Tensor:
+        """Raw parameters of channel c, `(*L, output.raw)`, where those before it are given."""
+        return torch.cat((self.logits, self.locs[c], self.scales[c]), -1)

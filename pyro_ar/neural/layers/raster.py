@@ -197,10 +197,7 @@ class RasterNet(Net):
         if value is not None:
             self._write(state, value)
         self._run(state)
-        if self.linear is None:
-            return state.answer
-        first = state.i - state.i % self.channels
-        return self.linear(state.answer, state.x[:, first:state.i])[:, -1]
+        return state.answer if self.linear is None else state.answer.of_channel(state.i % self.channels)
 
     def _run(self, state: "RasterState") -> None:
         """Step to the next variable, or to its pixel where the net tells channels apart in the last step alone, unless the state stands there."""
@@ -217,7 +214,7 @@ class RasterNet(Net):
         h, points = self.body.step(state, pixel % self.width, c), len(state.pointwise)
         for k in (points - 2, points - 1):
             h = state.mixed(k, c, self.body.active(h))
-        state.answer, state.ran = h, at
+        state.answer, state.ran = h if self.linear is None else self.linear.pixel(h), at
 
     def _write(self, state: "RasterState", value: Tensor) -> None:
         """Take the value of the variable that the state stands at."""
@@ -226,7 +223,9 @@ class RasterNet(Net):
         pixel, c = divmod(i, self.channels)
         if self.linear is None:
             state.write(0, pixel % self.width, c, self.output.at(i).encode(state.x[:, i]))
-        elif c == self.channels - 1:
+        elif c < self.channels - 1:
+            state.answer = self.linear.given(state.answer, c, state.x[:, i])
+        else:
             state.write(0, pixel % self.width, 0, self.output.encode(state.x[:, i - c:i + 1]).flatten(1))
         state.i = i + 1
         if state.i % (self.width * self.channels) == 0 and state.i < self.num_variables:
