@@ -162,3 +162,23 @@ def test_ties_count_as_one_parameter():
         family.net.bias.fill_(math.log(3))
     torch.testing.assert_close(family().log_prob(torch.arange(6.0).unsqueeze(-1)).exp(), torch.tensor([1.0, 1, 1, 3, 3, 3]) / 12)
     assert par.FVSBN(3, outputs.RestrictedBernoulli(0.1, 0.2)).num_parameters == 6
+
+
+@pytest.mark.parametrize("size", [0.5, 4.0])
+def test_many_levels_are_drawn_without_a_table_of_them(size, monkeypatch, float64):
+    """Of 20,000 draws over 257 levels the distribution function, by Kolmogorov's bound with a false alarm of 1e-5 each."""
+    torch.manual_seed(1)
+    output = outputs.DiscretisedLogisticMixture(257, 3)
+    raw = size * torch.randn(output.raw)
+    p = output.distribution(raw).probs
+    monkeypatch.setattr(outputs.DiscretisedLogisticMixture, "distribution", None)
+    drawn = output.sample(raw.expand(20_000, -1))
+    counts = torch.bincount(drawn.long(), minlength=257) / 20_000
+    assert float((counts.cumsum(0) - p.cumsum(0)).abs().max()) < math.sqrt(math.log(2e5) / 40_000)
+
+
+def test_levels_beyond_the_ends_are_the_ends():
+    output = outputs.DiscretisedLogisticMixture(9, 1)
+    assert set(output.sample(torch.tensor([1e6, 0.0]).expand(50, 2)).tolist()) == {8.0}
+    assert set(output.sample(torch.tensor([-1e6, 0.0]).expand(50, 2)).tolist()) == {0.0}
+    assert set(output.sample(torch.tensor([0.0, 1e9]).expand(50, 2)).tolist()) == {0.0, 8.0}
