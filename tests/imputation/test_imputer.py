@@ -155,6 +155,15 @@ def test_the_choice_sees_no_row_that_it_scores():
     assert found.scores["a"] == pytest.approx(-1 / math.sqrt(math.pi), abs=5 * 0.45 / math.sqrt(50))
 
 
+def test_cells_that_are_missing_are_not_scored():
+    """A third is missing of 90 standard normal rows, of which a standard normal is said: minus its CRPS, 1 / sqrt(pi), with some 50 cells."""
+    x = torch.randn(90, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[::3, 1], x[1::3] = math.nan, torch.where(torch.arange(3) == 0, math.nan, x[1::3])
+    columns = [Column(str(i), "real") for i in range(3)]
+    found = choose(x, columns, {"a": lambda *a: Gaussian(torch.zeros(3).double(), torch.eye(3).double())}, 3, torch.Generator().manual_seed(1))
+    assert found.scores["a"] == pytest.approx(-1 / math.sqrt(math.pi), abs=5 * 0.45 / math.sqrt(50))
+
+
 def test_scores_of_states_are_those_of_brier():
     """A fair coin said of a coin that always shows 1: half of (1/2)^2 + (1/2)^2."""
     x = torch.ones(90, 2, dtype=torch.float64)
