@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from pyro_ar import FullyIndependent, Gaussian
 from pyro_ar.imputation import Column, JointImputer, pool
 from pyro_ar.imputation.columns import decoded
-from pyro_ar.imputation.recipes import RECIPES, _best_shares, _distances, apportioned, choose
+from pyro_ar.imputation.recipes import RECIPES, Pool, _best_shares, _distances, _ranks, apportioned, choose
 
 
 @parametrize_with_checks([JointImputer("gaussian", fits=2)])
@@ -244,6 +244,48 @@ def test_every_recipe_reads_the_weights(name):
     with torch.no_grad():
         drawn = joint.given(torch.full((1, 2), math.nan).double(), torch.zeros(1, 2, dtype=torch.bool)).sample((200,)).reshape(200, 2)
     assert ((drawn.median(0).values + 3).abs() < 1).all()
+
+
+def test_ranks_are_those_of_the_weighted_rows():
+    """Of two clouds one has no weight: the scores of the other are those of a normal, mean 0 and spread 1, where plain ranks put it below 0 as a whole."""
+    x, made = torch.cat([torch.arange(40.0), 100 + torch.arange(40.0)]).double()[:, None], []
+
+    def make(z):
+        made.append(z[:40])
+        return Gaussian(torch.zeros(1).double(), torch.eye(1).double())
+
+    _ranks(x, (torch.arange(80) < 40).double(), make)
+    assert abs(float(made[0].mean())) < 0.05
+    assert float(made[0].std()) == pytest.approx(1, abs=0.15)
+
+
+def test_states_that_differ_are_one_apart():
+    columns, hide = [Column("a", "categorical", ("x", "y", "z"))], [torch.ones(4, 1, dtype=torch.bool)]
+    drawn = [torch.zeros(10, 4).double(), torch.full((10, 4), 2.0).double()]
+    from_truth, between = _distances(drawn, columns, [torch.tensor([[0.0], [0.0], [0.0], [2.0]]).double()], hide)
+    np.testing.assert_allclose(from_truth, [0.25, 0.75])
+    np.testing.assert_allclose(between, [[0, 1], [1, 0]])
+
+
+def test_the_most_probable_state_is_that_over_all_joints():
+    """Of three joints one is sure of the first value, and two of the second."""
+    made = []
+
+    def recipe(rows, columns, weights, generator):
+        made.append(FullyIndependent(torch.tensor([0.0, -50.0 if not made else 50.0]).expand(2, 2).double()))
+        return made[-1]
+
+    Z = np.array([[0.0, np.nan], [1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
+    filled = JointImputer(recipe, fits=3).fit_transform(Z)
+    assert filled[0, 1] == filled[3, 0] == 1
+
+
+def test_as_many_joints_are_fitted_of_each_as_its_share_says(monkeypatch):
+    shares = {"gaussian": 0.5, "rank-normal gaussian": 0.3, "latent tree": 0.0}
+    monkeypatch.setattr("pyro_ar.imputation.imputer.choose", lambda *of: Pool(dict.fromkeys(shares, -1.0), shares))
+    imputer = JointImputer(fits=3).fit(np.random.default_rng(0).normal(size=(20, 2)))
+    assert imputer.chosen_ == {"gaussian": 2, "rank-normal gaussian": 1}
+    assert [type(joint).__name__ for joint in imputer.joints_] == ["Gaussian", "Transformed", "Gaussian"]
 
 
 def test_shares_are_those_of_the_best_pool():
