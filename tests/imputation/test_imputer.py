@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from pyro_ar import FullyIndependent, Gaussian
 from pyro_ar.imputation import Column, JointImputer, pool
 from pyro_ar.imputation.columns import decoded
-from pyro_ar.imputation.recipes import RECIPES, Pool, _best_shares, _distances, _ranks, apportioned, choose
+from pyro_ar.imputation.recipes import RECIPES, Pool, _best_shares, _distances, _ranks, apportioned, choose, fitting
 
 
 @parametrize_with_checks([JointImputer("gaussian", fits=2)])
@@ -286,6 +286,12 @@ def test_as_many_joints_are_fitted_of_each_as_its_share_says(monkeypatch):
     imputer = JointImputer(fits=3).fit(np.random.default_rng(0).normal(size=(20, 2)))
     assert imputer.chosen_ == {"gaussian": 2, "rank-normal gaussian": 1}
     assert [type(joint).__name__ for joint in imputer.joints_] == ["Gaussian", "Transformed", "Gaussian"]
+
+
+def test_candidates_for_columns_of_two_values_are_all_and_for_more_discrete():
+    two, three = Column("a", "binary", (0, 1)), Column("b", "categorical", ("x", "y", "z"))
+    assert set(fitting([two, two])) == set(RECIPES)
+    assert set(fitting([two, three])) == {"mixture of 4", "mixture of 16", "latent tree"}
 
 
 def test_shares_are_those_of_the_best_pool():
