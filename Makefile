@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/pyro-ar occlusion --out results/occlusion
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/ready lint
 	$(BIN)/python -m pytest -n 2 -m ""

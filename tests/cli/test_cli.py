@@ -149,7 +149,7 @@ def _hears_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(("kill", "workers"), [
-    pytest.param(signal.SIGINT, "1", id="ctrl-c"),
+    pytest.param(signal.SIGINT, "1", id="ctrl-c", marks=pytest.mark.slow),
     pytest.param(signal.SIGKILL, "1", id="kill"),
     pytest.param(signal.SIGINT, "2", id="ctrl-c with workers", marks=pytest.mark.slow),
     pytest.param(signal.SIGKILL, "2", id="kill with workers", marks=pytest.mark.slow),

@@ -142,7 +142,8 @@ def test_weights_counted_are_those_that_some_mask_reads(options):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("output", "options"), [(outputs.Bernoulli(), {"order": "random"}), (outputs.Categorical(3), {"direct": True, "context_dim": 2})])
+@pytest.mark.parametrize(("output", "options"), [
+    (outputs.Bernoulli(), {"order": "random"}), pytest.param(outputs.Categorical(3), {"direct": True, "context_dim": 2}, marks=pytest.mark.slow)])
 def test_the_mixture_keeps_all_promises(output, options, check):
     family = a_made(3, (5,), output=output, masks=3, **options)
     try:
