@@ -100,10 +100,10 @@ FAMILIES: dict[str, Registered] = {
         RecurrentAR, {"hidden": 5}, {"lstm": {"hidden": 4, "cell": "lstm", "layers": 2, "width": 3}}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
     "CausalTransformer": Registered(
         CausalTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
-        shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
+        shown=Trained({"width": 32, "layers": 2}, {"epochs": 50, "lr": 5e-3})),
     "AnyOrderTransformer": Registered(
         AnyOrderTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
-        shown=Trained({"width": 32, "layers": 2}, {"lr": 5e-3})),
+        shown=Trained({"width": 32, "layers": 2}, {"epochs": 45, "lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, LINEAR, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),

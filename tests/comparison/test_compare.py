@@ -44,7 +44,8 @@ def line_up():
     return {**models, "FVSBN": NewtonModel(lambda: FVSBN(N))}
 
 
-@pytest.mark.parametrize("name", ["independent", "Markov chain 1", "Chow-Liu tree", "FVSBN"])
+@pytest.mark.parametrize("name", [
+    pytest.param("independent", marks=pytest.mark.slow), pytest.param("Markov chain 1", marks=pytest.mark.slow), "Chow-Liu tree", "FVSBN"])
 def test_the_truth_wins_as_rows_grow(name):
     """The truth is the best, or within two paired standard errors of a model that contains it; and it has the fewest parameters of those."""
     x = truth(name).sample((1500,)).detach()

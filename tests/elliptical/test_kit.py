@@ -34,10 +34,13 @@ JOINTS = {
 }
 
 
+NEAR_COPIES = ("student", "low rank", "mixture of students")  # of the batches, and of the mixture of low rank
+
+
 def cases():
-    """Every check of every joint; draws are compared with densities on grids, which takes seconds: by default of the plain ones."""
+    """Every check of every joint; draws are compared with densities on grids, which takes seconds: by default of one each."""
     for (name, make), check in itertools.product(JOINTS.items(), CHECKS):
-        long = check.__name__.endswith("samples_follow_log_prob") and "mixed batch" in name
+        long = name in NEAR_COPIES or (check.__name__.endswith("samples_follow_log_prob") and "mixed batch" in name)
         yield pytest.param(make, check, id=f"{name}-{check.__name__}", marks=pytest.mark.slow if long else ())
 
 

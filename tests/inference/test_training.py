@@ -369,7 +369,7 @@ def killed_at_random(tmp_path, epochs, kills, seed):
     return torch.load(tmp_path / "answer"), killed
 
 
-@pytest.mark.parametrize(("epochs", "kills"), [(8, 1), pytest.param(60, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("epochs", "kills"), [pytest.param(8, 1, marks=pytest.mark.slow), pytest.param(60, 8, marks=pytest.mark.slow)])
 def test_killed_runs_end_in_the_very_same_weights(epochs, kills, small, tmp_path):
     (weights, history), killed = killed_at_random(tmp_path, epochs, kills, seed=epochs)
     assert killed == kills

@@ -108,7 +108,7 @@ OF_PLACES = [image, context, batch, weight_draws, draws_and_context, colours]
 
 def cases():
     """Every check on every family with every output in every setting; by default of FVSBN each output, of the others every
-    third one, in one setting, taken in turn.
+    fourth one, in one setting, taken in turn.
 
     Draws of real cells are compared with densities on grids, which takes minutes for nets that attend or remember: by default of one family only.
     Of families that share a net, and of variants, one stands for all. Images have six cells,
@@ -118,7 +118,7 @@ def cases():
         for (j, (kind, output)), (k, setting) in itertools.product(enumerate(OUTPUTS.items()), enumerate(SETTINGS)):
             if output is MIXED and setting is orders and not make.func.net_type.any_order:  # refused: each variable has an output of its own
                 continue
-            usual = k == (3 * i + j) % len(SETTINGS) and name not in VARIANTS and (name == "FVSBN" or (kind not in LATER and (i + j) % 3 == 0))
+            usual = k == (3 * i + j) % len(SETTINGS) and name not in VARIANTS and (name == "FVSBN" or (kind not in LATER and (i + j) % 4 == 0))
             real = output.num_states is None and output is not MIXED
             for check in CHECKS:
                 drawn = check.__name__.endswith("samples_follow_log_prob") and real and (name, kind) != ("FVSBN", "normal")
