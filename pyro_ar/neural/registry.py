@@ -97,24 +97,25 @@ FAMILIES: dict[str, Registered] = {
         counted={"hidden": 16}, formula=("h n (n-1)/2 + 2 n h + n", "h (K-1) n (n-1)/2 + n h + n (h+1) (K-1)"),
         remark=", h = 16", shown=Trained({"hidden": 8}, {"lr": 5e-3})),
     "RecurrentAR": Registered(
-        RecurrentAR, {"hidden": 5}, {"lstm": {"hidden": 4, "cell": "lstm", "layers": 2, "width": 3}}, shown=Trained({"hidden": 64}, {"lr": 5e-3})),
+        RecurrentAR, {"hidden": 5}, {"lstm": {"hidden": 4, "cell": "lstm", "layers": 2, "width": 3}},
+        shown=Trained({"hidden": 64}, {"epochs": 48, "lr": 5e-3})),
     "CausalTransformer": Registered(
         CausalTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
         shown=Trained({"width": 32, "layers": 2}, {"epochs": 50, "lr": 5e-3})),
     "AnyOrderTransformer": Registered(
         AnyOrderTransformer, {"width": 4, "layers": 1, "heads": 2}, {"deep": {"width": 8, "layers": 2, "heads": 4, "key_heads": 2}},
-        shown=Trained({"width": 32, "layers": 2}, {"epochs": 45, "lr": 5e-3})),
+        shown=Trained({"width": 32, "layers": 2}, {"epochs": 60, "lr": 5e-3})),
     "MixtureChain": Registered(MixtureChain, free=False),
     "PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3}, LINEAR, free=False, images=True, shown=Trained({"hidden": 16, "blocks": 2, "places": True})),
     "gated PixelCNN": Registered(
         PixelCNN, {"hidden": 6, "blocks": 1, "kernel": 3, "gated": True}, LINEAR, free=False, images=True,
-        shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True})),
+        shown=Trained({"hidden": 16, "blocks": 2, "gated": True, "places": True}, {"epochs": 48})),
     "RowLSTM": Registered(
         RowLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, LINEAR, free=False, images=True,
         shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
     "DiagonalBiLSTM": Registered(
         DiagonalBiLSTM, {"hidden": 6, "layers": 1, "kernel": 3}, LINEAR, free=False, images=True,
         shown=Trained({"hidden": 16, "layers": 2, "places": True}, {"epochs": 30, "lr": 6e-3})),
-    "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32})),
+    "WaveNet": Registered(WaveNet, {"hidden": 4, "skip": 5}, shown=Trained({"hidden": 16, "skip": 32}, {"epochs": 48})),
 }
